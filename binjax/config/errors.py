@@ -1,0 +1,85 @@
+"""One-line messages for what pydantic finds wrong."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+from binjax.config.schema import Config
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line."""
+
+
+def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
+    """One pydantic error as ``place: dotted.key: what is wrong and what to write``."""
+    keys, section = _locate(error["loc"])
+    key = ".".join(keys)
+    given = [k for k in origin if key == k or key.startswith(k + ".")]
+    label = origin[given[0]] if given else f"{name}: {key}"
+    match error["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(keys[-1], section.model_fields, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else _known(section)
+            return f"{label}: unknown key; {hint}"
+        case "union_tag_not_found":
+            return f"{label}.kind: is missing; one of {_kinds(keys)}"
+        case "union_tag_invalid":
+            return f"{label}.kind: {error['ctx']['tag']!r} is not one of {_kinds(keys)}"
+        case "missing":
+            return f"{label}: is missing and has no default"
+    wanted = error["msg"].removeprefix("Input should be ").replace("valid tuple", "list")
+    if error["type"] == "model_type":
+        wanted = "a section of keys"
+    return f"{label}: wants {wanted}, got {error['input']!r}"
+
+
+def _known(section: type[BaseModel]) -> str:
+    return f"known here: {', '.join(section.model_fields)}"
+
+
+def _locate(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel]]:
+    """Dotted path (without union tags) and the innermost section of an error's location."""
+    section: type[BaseModel] = Config
+    keys: list[str] = []
+    tags: dict[str, type[BaseModel]] = {}
+    for part in map(str, loc):
+        if part in tags:
+            section, tags = tags[part], {}
+            continue
+        keys.append(part)
+        field = section.model_fields.get(part)
+        options = _sections(field.annotation) if field else []
+        tags = {o.model_fields["kind"].default: o for o in options if "kind" in o.model_fields}
+        if len(options) == 1 and not tags:
+            section = options[0]
+    return keys, section
+
+
+def _kinds(keys: Sequence[str]) -> str:
+    """The kinds a union at this path knows, as a list for messages."""
+    section: type[BaseModel] = Config
+    options: list[type[BaseModel]] = []
+    for key in keys:
+        field = section.model_fields.get(key) or _field_of_any(options, key)
+        options = _sections(field.annotation) if field else []
+        section = options[0] if options else section
+    return ", ".join(o.model_fields["kind"].default for o in options)
+
+
+def _field_of_any(options: Sequence[type[BaseModel]], key: str) -> Any:
+    return next((o.model_fields[key] for o in options if key in o.model_fields), None)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        return [s for a in typing.get_args(annotation) for s in _sections(a)]
+    return []

@@ -1,0 +1,88 @@
+"""From a TOML file and command-line overrides to a checked :class:`Config`."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from binjax.config.errors import ConfigError, explain
+from binjax.config.overrides import apply_overrides, parse_overrides
+from binjax.config.schema import Config
+
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, apply ``--dotted.key value`` overrides, check the result.
+
+    Args:
+        path: the file.
+        overrides: command-line words: ``["--optimizer.learning-rate", "0.001"]``. A value is
+            read as TOML, else as a string; several values make a list. ``-`` and ``_`` are the
+            same in keys.
+
+    Raises:
+        ConfigError: unreadable file, bad TOML, unknown key, wrong type or range.
+    """
+    name = os.fspath(path)
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{name}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+    settings = parse_overrides(overrides)
+    apply_overrides(table, settings)
+    return validate(table, name, {key: f"--{key}" for key, _ in settings})
+
+
+def validate(
+    table: Mapping[str, Any], name: str, origin: Mapping[str, str] | None = None
+) -> Config:
+    """Check a table of settings.
+
+    Args:
+        table: as parsed from TOML.
+        name: what an error message calls it.
+        origin: for a dotted key, what to call the place it came from instead.
+
+    Raises:
+        ConfigError: unknown key, wrong type or range.
+    """
+    try:
+        return Config.model_validate(dict(table))
+    except ValidationError as error:
+        problems = [explain(e, name, origin or {}) for e in error.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(problems))) from None
+
+
+def fast(config: Config) -> Config:
+    """The smoke-run variant of any config: one epoch of eight batches, two of evaluation."""
+    data = config.data.model_copy(
+        update={
+            "limit_train": min(config.data.limit_train or 10**9, 8 * config.batch_size),
+            "limit_test": min(config.data.limit_test or 10**9, 2 * config.batch_size),
+        }
+    )
+    return config.model_copy(update={"epochs": 1, "data": data})
+
+
+def differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
+    """Dotted keys whose values differ, except those below a prefix in ``ignore``."""
+    before, after = _leaves(old.model_dump()), _leaves(new.model_dump())
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    return [k for k in keys if not any(k == p or k.startswith(p + ".") for p in ignore)]
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            leaves.update(_leaves(value, f"{prefix}{key}."))
+        else:
+            leaves[prefix + key] = value
+    return leaves
