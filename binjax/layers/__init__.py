@@ -1,0 +1,21 @@
+"""Flax NNX layers of binarized networks. All are called ``layer(x, train=..., key=...)``."""
+
+from binjax.layers.binary import BinaryConv, BinaryDense, BinaryWeight
+from binjax.layers.norm import BatchNorm, ShiftBatchNorm
+from binjax.layers.recording import capture, record
+from binjax.layers.regular import Flatten, MaxPool, dropout
+from binjax.layers.sequential import Sequential
+
+__all__ = [
+    "BatchNorm",
+    "BinaryConv",
+    "BinaryDense",
+    "BinaryWeight",
+    "Flatten",
+    "MaxPool",
+    "Sequential",
+    "ShiftBatchNorm",
+    "capture",
+    "dropout",
+    "record",
+]

@@ -1,0 +1,36 @@
+"""Looking at what happens inside a network, without changing how it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+Recorded = dict[str, dict[str, jax.Array]]
+
+
+def record(module: nnx.Module, name: str, value: jax.Array) -> None:
+    """Give ``value`` to a surrounding ``nnx.capture``; do nothing outside of one."""
+    if hasattr(module, "__captures__"):
+        module.sow(nnx.Intermediate, name, value)
+
+
+def capture(model: nnx.Module, x: jax.Array) -> Recorded:
+    """What layers record in an evaluation pass: ``{layer path: {name: array}}``.
+
+    Binary layers record their ``output`` and, where they binarize their input, the
+    ``preactivation``. The model is changed by it: pass a freshly merged one.
+    """
+    _, recorded = nnx.capture(model, nnx.Intermediate)(x, train=False)
+    found: Recorded = {}
+    _collect(found, (), nnx.to_pure_dict(recorded))
+    return found
+
+
+def _collect(found: Recorded, path: tuple[str, ...], value: Any) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _collect(found, (*path, str(name)), inner)
+    else:
+        found.setdefault("/".join(path[:-1]), {})[path[-1]] = value[0]

@@ -1,0 +1,51 @@
+"""Layers without weights that binarized networks use: dropout, max-pooling, flattening."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
+    """Inverted dropout: zero with probability ``rate``, else divide by ``1 - rate``.
+
+    Raises:
+        ValueError: a rate outside [0, 1), or no key.
+    """
+    if check_rate(rate) == 0:
+        return x
+    if key is None:
+        raise ValueError("dropout needs key=jax.random.key(...) in training")
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def check_rate(rate: float) -> float:
+    """``rate`` itself, if it is a dropout rate."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate is {rate}, must be in [0, 1)")
+    return rate
+
+
+class MaxPool(nnx.Module):
+    """Maximum over windows of an NHWC array, VALID; strides default to the window."""
+
+    def __init__(self, window: tuple[int, int] = (2, 2), strides: tuple[int, int] | None = None):
+        self.window, self.strides = window, strides or window
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, c]``."""
+        return nnx.max_pool(x, self.window, strides=self.strides)
+
+
+class Flatten(nnx.Module):
+    """``[n, ...]`` to ``[n, features]``, the last axis fastest."""
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, ...]``."""
+        return x.reshape(x.shape[0], -1)

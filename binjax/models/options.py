@@ -1,0 +1,46 @@
+"""Options that the paper's networks share: normalization and initialization by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from binjax.layers import BatchNorm, ShiftBatchNorm
+
+_NORMS = {"batch": BatchNorm, "shift": ShiftBatchNorm}
+DEFAULT_NORM: Mapping[str, Any] = {"kind": "batch"}
+
+
+def make_norm(options: Mapping[str, Any], n: int) -> BatchNorm | ShiftBatchNorm:
+    """``{"kind": "batch" | "shift", **arguments}`` over ``n`` channels."""
+    arguments = {name: value for name, value in options.items() if name != "kind"}
+    return _NORMS[_known("norm", options["kind"], _NORMS)](n, **arguments)
+
+
+def make_last_norm(options: Mapping[str, Any], n: int) -> BatchNorm | ShiftBatchNorm:
+    """The norm behind the last layer: an ordinary one even in shift-based networks."""
+    return make_norm(options if options["kind"] == "batch" else DEFAULT_NORM, n)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, minval=-1, maxval=1)
+
+
+_INITIALIZERS: Mapping[str, Callable[..., jax.Array]] = {
+    "glorot_uniform": nnx.initializers.glorot_uniform(),
+    "uniform": _uniform,
+}
+
+
+def make_initializer(name: str) -> Callable[..., jax.Array]:
+    """``"glorot_uniform"``, or ``"uniform"`` in [-1, 1] as BinaryNet's Theano code."""
+    return _INITIALIZERS[_known("kernel_init", name, _INITIALIZERS)]
+
+
+def _known(what: str, name: str, table: Mapping[str, Any]) -> str:
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(table)}")
+    return name
