@@ -1,0 +1,40 @@
+"""Image sets: reading, splitting, batching, downloading. Imports neither JAX nor anything heavy.
+
+Augmentation inside jit is in `binjax.data.augment`, which imports JAX and is not re-exported.
+"""
+
+from binjax.data.batches import epoch_order, eval_batches, n_batches, train_batches
+from binjax.data.checksums import FileStatus, verify
+from binjax.data.cifar import read_cifar
+from binjax.data.datasets import DATASETS, INFO, Dataset, Info, Split, load
+from binjax.data.errors import DataError
+from binjax.data.fetch import fetch
+from binjax.data.idx import read_idx
+from binjax.data.paths import default_directory, find_directory
+from binjax.data.sources import SOURCES, RemoteFile, Source
+from binjax.data.svhn import read_svhn
+
+__all__ = [
+    "DATASETS",
+    "INFO",
+    "SOURCES",
+    "DataError",
+    "Dataset",
+    "FileStatus",
+    "Info",
+    "RemoteFile",
+    "Source",
+    "Split",
+    "default_directory",
+    "epoch_order",
+    "eval_batches",
+    "fetch",
+    "find_directory",
+    "load",
+    "n_batches",
+    "read_cifar",
+    "read_idx",
+    "read_svhn",
+    "train_batches",
+    "verify",
+]

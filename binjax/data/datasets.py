@@ -1,0 +1,265 @@
+"""The image sets, their facts, and `load`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from binjax.data import embedded
+from binjax.data.cifar import find_pickles, pickle_refused, read_cifar
+from binjax.data.errors import DataError, unknown_name
+from binjax.data.idx import read_idx
+from binjax.data.paths import find_directory, find_file, search_folders
+from binjax.data.svhn import read_svhn
+
+Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels held in memory, C-contiguous.
+
+    Attributes:
+        images: uint8 [n, h, w, c], 0..255.
+        labels: int32 [n].
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> Split:
+        return Split(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The three splits of a set; image_shape is (h, w, c)."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    n_classes: int
+    image_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Facts of the official set; n_train counts before the validation images are taken off."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    n_classes: int
+    n_train: int
+    n_test: int
+    default_validation: int
+
+
+# Validation sizes: BinaryNet's Theano code, which takes them from pylearn2: the last 10,000 and
+# 5,000 images; for SVHN 6,000 drawn from train and extra (pylearn2/datasets/svhn.py).
+INFO: dict[str, Info] = {
+    info.name: info
+    for info in (
+        Info("fashion-mnist-12k", (28, 28, 1), 10, 10_000, 2_000, 1_000),
+        Info("mnist", (28, 28, 1), 10, 60_000, 10_000, 10_000),
+        Info("fashion-mnist", (28, 28, 1), 10, 60_000, 10_000, 10_000),
+        Info("cifar10", (32, 32, 3), 10, 50_000, 10_000, 5_000),
+        Info("cifar100", (32, 32, 3), 100, 50_000, 10_000, 5_000),
+        Info("svhn", (32, 32, 3), 10, 73_257 + 531_131, 26_032, 6_000),
+    )
+}
+DATASETS: tuple[str, ...] = tuple(INFO)
+
+_IDX_TRAIN = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
+_IDX_TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "mnist": (_IDX_TRAIN, _IDX_TEST),
+    "fashion-mnist": (_IDX_TRAIN, _IDX_TEST),
+    "cifar10": (tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)),
+    "cifar100": (("train.bin",), ("test.bin",)),
+    "svhn": (("train_32x32.mat", "extra_32x32.mat"), ("test_32x32.mat",)),
+}
+_SEVERAL_TRAIN_FILES = ("cifar10", "svhn")
+# MNIST and Fashion-MNIST have the same file names and sizes: only the content tells them apart.
+_FIRST_TEST_LABELS = {
+    "mnist": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5],
+    "fashion-mnist": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7, 4, 5, 7, 3, 4, 1],
+}
+
+
+def load(
+    name: str,
+    *,
+    directory: str | Path | None = None,
+    validation: int | None = None,
+    train_files: Sequence[str] | None = None,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Dataset:
+    """Read a set into memory and split it. Nothing is downloaded.
+
+    Args:
+        name: one of `DATASETS`. "fashion-mnist-12k" comes with the package and needs no folder.
+        directory: where the files are; None: `$BINJAX_DATA_DIR`, else the user's cache. Files
+            may lie in it, in its subfolder `name`, or in the official archive's folder.
+        validation: number of images taken from the end of the training set; None: the set's
+            default; 0: an empty validation split. For SVHN the end is the end of "extra".
+        train_files: for cifar10 and svhn: the training files to use in place of all, such as
+            ["data_batch_1.bin"], or ["train_32x32.mat"] for SVHN without "extra".
+        limit_train: keep only the first so many training images (after validation is taken).
+        limit_test: keep only the first so many validation and test images.
+
+    Returns:
+        The set; images uint8 [n, h, w, c], labels int32 [n].
+
+    Raises:
+        DataError: unknown name, missing or damaged files, or an argument out of range.
+    """
+    if name not in INFO:
+        raise unknown_name(name, DATASETS)
+    info = INFO[name]
+    for option, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
+        if limit is not None and limit < 1:
+            raise DataError(f"{option} must be at least 1, got {limit}")
+    if train_files is not None:
+        _check_train_files(name, train_files)
+
+    if name == embedded.NAME:
+        train, test = (_idx_split(*part, info) for part in embedded.read())
+    else:
+        train, test = _load_files(info, directory, train_files)
+
+    n_validation = info.default_validation if validation is None else validation
+    n_train = len(train) - n_validation
+    if n_validation < 0 or n_train < 1:
+        raise DataError(
+            f"{name}: validation must be from 0 to {len(train) - 1} (the training files have "
+            f"{len(train)} images), got {n_validation}; set --data.validation"
+        )
+    return Dataset(
+        name=name,
+        train=train[:n_train][:limit_train],
+        validation=train[n_train:][:limit_test],
+        test=test[:limit_test],
+        n_classes=info.n_classes,
+        image_shape=info.image_shape,
+    )
+
+
+def _check_train_files(name: str, train_files: Sequence[str]) -> None:
+    if name not in _SEVERAL_TRAIN_FILES:
+        raise DataError(
+            f"{name}: train_files is only for {' and '.join(_SEVERAL_TRAIN_FILES)}; leave it out"
+        )
+    known = _FILES[name][0]
+    wrong = [file for file in train_files if file not in known]
+    if isinstance(train_files, str) or wrong or not train_files:
+        raise DataError(
+            f"{name}: train_files {json.dumps(train_files)}: give a list of one or more of "
+            f"{', '.join(known)}"
+        )
+    if len(set(train_files)) < len(train_files):
+        raise DataError(f"{name}: train_files names a file twice: {json.dumps(train_files)}")
+
+
+def _load_files(
+    info: Info, directory: str | Path | None, train_files: Sequence[str] | None
+) -> tuple[Split, Split]:
+    train_names, test_names = _FILES[info.name]
+    if train_files is not None:
+        train_names = tuple(train_files)
+    folders = search_folders(find_directory(directory), info.name)
+    found = {file: find_file(file, folders) for file in (*train_names, *test_names)}
+    if None in found.values():
+        raise _missing(info.name, found, folders, train_names)
+    train, test = ([Path(found[f] or "") for f in names] for names in (train_names, test_names))
+
+    if info.name.endswith("mnist"):
+        _check_not_mixed_up(info.name, test[1])
+        return _idx_pair(train, info), _idx_pair(test, info)
+    return _join(train, info), _join(test, info)
+
+
+def _missing(
+    name: str, found: dict[str, Path | None], folders: list[Path], train_names: Sequence[str]
+) -> DataError:
+    missing = [file for file, path in found.items() if path is None]
+    there = [file for file in train_names if found[file] is not None]
+    message = (
+        f"{name}: missing {', '.join(missing)}; looked in {', '.join(map(str, folders))}: "
+        f"run `binjax data fetch {name}`, or name the folder with --data.dir DIR"
+    )
+    if name in _SEVERAL_TRAIN_FILES and 0 < len(there) < len(train_names):
+        message += f", or use only what is there with --data.train-files '{json.dumps(there)}'"
+    if name.startswith("cifar"):
+        pickles = next(filter(None, map(find_pickles, folders)), None)
+        if pickles is not None:
+            message += f" ({pickle_refused(pickles, INFO[name].n_classes)})"
+    return DataError(message)
+
+
+def _join(paths: list[Path], info: Info) -> Split:
+    parts: list[Arrays] = []
+    for path in paths:
+        if info.name == "svhn":
+            parts.append(read_svhn(path))
+        else:
+            parts.append(read_cifar(path, 10 if info.n_classes == 10 else 100))
+    if len(parts) == 1:
+        return Split(*parts[0])
+    images, labels = zip(*parts, strict=True)
+    return Split(np.concatenate(images), np.concatenate(labels))
+
+
+def _idx_pair(paths: Sequence[Path], info: Info) -> Split:
+    images_path, labels_path = paths
+    return _idx_split(read_idx(images_path), read_idx(labels_path), images_path, labels_path, info)
+
+
+def _idx_split(
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    images_path: Path,
+    labels_path: Path,
+    info: Info,
+) -> Split:
+    if images.dtype != np.uint8 or images.shape[1:] != info.image_shape[:2]:
+        raise DataError(
+            f"{images_path}: holds {images.dtype} {images.shape}, expected uint8 images "
+            f"{('n', *info.image_shape[:2])} of {info.name}"
+        )
+    if labels.dtype != np.uint8 or labels.ndim != 1:
+        raise DataError(
+            f"{labels_path}: holds {labels.dtype} {labels.shape}, expected uint8 labels (n,)"
+        )
+    if len(images) != len(labels):
+        raise DataError(
+            f"{images_path} has {len(images)} images but {labels_path} has {len(labels)} labels; "
+            "get both again"
+        )
+    bad = np.flatnonzero(labels >= info.n_classes)
+    if bad.size:
+        raise DataError(
+            f"{labels_path}: label {labels[bad[0]]} at index {bad[0]} is out of range "
+            f"0..{info.n_classes - 1}; the file is damaged or of another set: get it again"
+        )
+    return Split(images[..., None], labels.astype(np.int32))
+
+
+def _check_not_mixed_up(name: str, labels_path: Path) -> None:
+    first = read_idx(labels_path).reshape(-1)[:16].tolist()
+    for other, labels in _FIRST_TEST_LABELS.items():
+        if other != name and first == labels:
+            raise DataError(
+                f"{labels_path}: asked for {name}, but these are the labels of {other}; "
+                f"keep the files of each set in a folder of its own ({name}/, {other}/)"
+            )
