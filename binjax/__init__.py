@@ -1,0 +1,75 @@
+"""binjax: binarized neural networks in JAX and Flax.
+
+The names below are loaded on first use, so that ``import binjax`` costs nothing and the command
+line can refuse a bad config before JAX is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from binjax import config as config
+    from binjax import data as data
+    from binjax import layers as layers
+    from binjax import losses as losses
+    from binjax import metrics as metrics
+    from binjax import models as models
+    from binjax import optim as optim
+    from binjax import summary as summary
+    from binjax import train as train
+    from binjax.shift import ap2 as ap2
+    from binjax.ste import QUANTIZERS as QUANTIZERS
+    from binjax.ste import Stochastic as Stochastic
+    from binjax.ste import approx_sign as approx_sign
+    from binjax.ste import hard_sigmoid as hard_sigmoid
+    from binjax.ste import hard_tanh as hard_tanh
+    from binjax.ste import noop as noop
+    from binjax.ste import sign as sign
+    from binjax.ste import ste_sign as ste_sign
+    from binjax.ste import stochastic_sign as stochastic_sign
+    from binjax.ste import straight_through as straight_through
+    from binjax.ste import swish_sign as swish_sign
+
+_MODULES = (
+    "checkpoint",
+    "config",
+    "data",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optim",
+    "summary",
+    "train",
+)
+_FUNCTIONS = {
+    "ap2": "shift",
+    "QUANTIZERS": "ste",
+    "Stochastic": "ste",
+    "approx_sign": "ste",
+    "hard_sigmoid": "ste",
+    "hard_tanh": "ste",
+    "noop": "ste",
+    "sign": "ste",
+    "ste_sign": "ste",
+    "stochastic_sign": "ste",
+    "straight_through": "ste",
+    "swish_sign": "ste",
+}
+__all__ = ["__version__", *_FUNCTIONS, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"binjax.{_FUNCTIONS[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"binjax.{name}")
+    raise AttributeError(f"module 'binjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

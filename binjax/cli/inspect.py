@@ -1,0 +1,66 @@
+"""``binjax eval`` and ``binjax summary``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from binjax import config as configs
+from binjax import data
+from binjax.config import Config, ConfigError
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    """Print the accuracy of a run's best (or last) checkpoint on the test set."""
+    path = Path(args.run) / "config.toml"
+    if not path.exists():
+        raise ConfigError(f"{args.run}: is not a run folder (no config.toml)")
+    overrides = ["--data.dir", args.data_dir] if args.data_dir else []
+    config = configs.load(path, overrides)
+
+    from binjax.train import RunFolder, evaluate_run
+
+    found = evaluate_run(config, RunFolder(args.run), last=args.last)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print(
+            f"test accuracy {found['test_accuracy']:.4f}, loss {found['test_loss']:.4f} "
+            f"(epoch {found['epoch']}, {found['images']:,} images)"
+        )
+    return 0
+
+
+def run_summary(args: argparse.Namespace) -> int:
+    """Print a network's table or JSON."""
+    config, shape, classes = _network(args)
+
+    from flax import nnx
+
+    from binjax.summary import summarize, table
+    from binjax.train import make_model
+
+    model = nnx.eval_shape(lambda: make_model(config, shape, classes, nnx.Rngs(0)))
+    summary = summarize(model, shape)
+    print(json.dumps(summary.as_json()) if args.json else table(summary))
+    return 0
+
+
+def _network(args: argparse.Namespace) -> tuple[Config, tuple[int, int, int], int]:
+    source = Path(args.source)
+    if source.is_dir():
+        source = source / "config.toml"
+    if source.suffix == ".toml":
+        config = configs.load(source)
+        info = data.INFO.get(config.data.name)
+        if info is None:
+            raise ConfigError(f"{source}: data.name: unknown data set {config.data.name!r}")
+        shape, classes = info.image_shape, info.n_classes
+    else:
+        config = configs.validate({"model": {"kind": args.source}}, "summary")
+        cifar_like = config.model.kind != "mlp"
+        shape, classes = ((32, 32, 3) if cifar_like else (28, 28, 1)), 10
+    if args.input_shape:
+        shape = (args.input_shape[0], args.input_shape[1], args.input_shape[2])
+    return config, shape, args.classes or classes

@@ -1,0 +1,132 @@
+"""Command line: argument parsing and error reporting. JAX is imported by the commands only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import binjax
+
+_OVERRIDES = (
+    "Every key of the config can be set behind it: --epochs 3 --optimizer.learning-rate 0.001 "
+    "--model.widths 1024 1024. `binjax %s CONFIG --help` lists them."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) > 2 and words[0] == "train" and {"-h", "--help"} & set(words[2:]):
+        return _guarded(lambda: _list_keys(words[1]))
+    parser = make_parser()
+    args, rest = parser.parse_known_args(words)
+    if rest and args.command != "train":
+        parser.error(f"unexpected argument {rest[0]!r}")
+    return _guarded(lambda: _dispatch(args, rest, words))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="binjax", description="Train, measure and deploy binarized neural networks."
+    )
+    parser.add_argument("--version", action="version", version=f"binjax {binjax.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train", help="train from a config", epilog=_OVERRIDES % "train", allow_abbrev=False
+    )
+    train.add_argument("config", metavar="CONFIG", help="a TOML file, or RUN/config.toml")
+    train.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME-TIME")
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|RUN",
+        help="auto: go on if --out holds this run; RUN: go on with that run folder",
+    )
+    train.add_argument("--fast", action="store_true", help="smoke run: one epoch of eight batches")
+    train.add_argument("--quiet", action="store_true", help="print the final result only")
+
+    evaluate = commands.add_parser("eval", help="accuracy of a run on the test set")
+    evaluate.add_argument("run", metavar="RUN", help="a run folder")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--last", action="store_true", help="the last epoch, not the best")
+    evaluate.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the images are")
+
+    summary = commands.add_parser("summary", help="parameters, memory and MACs of a network")
+    summary.add_argument("source", metavar="CONFIG|RUN|MODEL")
+    summary.add_argument("--input-shape", nargs=3, type=int, metavar=("H", "W", "C"))
+    summary.add_argument("--classes", type=int, metavar="N")
+    summary.add_argument("--json", action="store_true", help="print JSON")
+
+    data = commands.add_parser("data", help="list, fetch and verify image sets")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="known image sets")
+    for action, text in (("fetch", "download"), ("verify", "check the files of")):
+        command = actions.add_parser(action, help=f"{text} an image set")
+        command.add_argument("name", metavar="NAME")
+        command.add_argument("--dir", metavar="DIR", help="default: BINJAX_DATA_DIR or the cache")
+    return parser
+
+
+def _dispatch(args: argparse.Namespace, rest: Sequence[str], words: Sequence[str]) -> int:
+    if args.command == "train":
+        from binjax.cli.train import run_train
+
+        return run_train(args, rest, ["binjax", *words])
+    if args.command == "data":
+        from binjax.cli.data import run_data
+
+        return run_data(args)
+    from binjax.cli.inspect import run_eval, run_summary
+
+    return run_eval(args) if args.command == "eval" else run_summary(args)
+
+
+def _list_keys(path: str) -> int:
+    import tyro
+
+    from binjax import config
+
+    tyro.cli(
+        config.Config,
+        prog="binjax train CONFIG",
+        default=config.load(path),
+        config=(tyro.conf.AvoidSubcommands,),
+        args=["--help"],
+    )
+    return 0
+
+
+def _guarded(run: object) -> int:
+    """Turn what a user can mend into one line on stderr."""
+    assert callable(run)
+    try:
+        return int(run())
+    except ValueError as error:
+        if not is_user_error(error):
+            raise
+        print(f"binjax: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 2
+    except KeyboardInterrupt:
+        print("binjax: interrupted", file=sys.stderr)
+        return 130
+
+
+def is_user_error(error: ValueError) -> bool:
+    """Whether an error's one-line message is meant for the user."""
+    from binjax.config import ConfigError
+    from binjax.data import DataError
+
+    if isinstance(error, ConfigError | DataError):
+        return True
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    late = {"binjax.checkpoint.CheckpointError", "binjax.train.rundir.RunError"}
+    return bool(names & late)

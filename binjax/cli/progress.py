@@ -1,0 +1,162 @@
+"""How a run tells of itself: a rich progress bar, or plain lines when not at a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from binjax.cli.tensorboard import EventLog
+from binjax.config import Config
+from binjax.train import RunFolder
+
+
+def make_reporter(folder: RunFolder, *, quiet: bool) -> TextReporter:
+    """The reporter that fits where stdout goes."""
+    events = EventLog(folder.root)
+    if quiet:
+        return QuietReporter(events)
+    return BarReporter(events) if sys.stdout.isatty() else TextReporter(events)
+
+
+class TextReporter:
+    """A line an epoch, and one every ten seconds within an epoch."""
+
+    interval = 10.0
+
+    def __init__(self, events: EventLog):
+        self._events = events
+        self._told = self._epoch_began = time.monotonic()
+        self._epoch, self._first_step = 0, 0
+        self._config = Config()
+        self._steps_per_epoch = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._events.close()
+
+    def warn(self, message: str) -> None:
+        """On stderr."""
+        print(f"binjax: warning: {message}", file=sys.stderr)
+
+    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+        """Note the sizes."""
+        self._config, self._steps_per_epoch = config, steps_per_epoch
+        self._events.start(first_epoch)
+        if first_epoch:
+            self.say(f"going on after epoch {first_epoch}")
+
+    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """Tell of it if the last telling is long enough ago."""
+        now = time.monotonic()
+        if epoch != self._epoch:
+            self._epoch, self._epoch_began, self._first_step = epoch, now, step
+        if now - self._told < self.interval:
+            return
+        self._told = now
+        self.show(epoch, step, metrics, self._speed(step, now))
+
+    def show(self, epoch: int, step: int, metrics: dict[str, float], speed: float) -> None:
+        """Print where training is."""
+        left = self._config.epochs * self._steps_per_epoch - (
+            (epoch - 1) * self._steps_per_epoch + step
+        )
+        eta = left * self._config.batch_size / speed if speed else float("nan")
+        self.say(
+            f"epoch {epoch}/{self._config.epochs} step {step}/{self._steps_per_epoch}  "
+            f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  "
+            f"{speed:,.0f} images/s  {eta:,.0f} s left"
+        )
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """Print the epoch's line; write the event files."""
+        self._events.write(line)
+        self._told = time.monotonic()
+        validation = (
+            f"  validation loss {line['validation_loss']:.4f} "
+            f"accuracy {line['validation_accuracy']:.4f}"
+            if "validation_loss" in line
+            else ""
+        )
+        self.say(
+            f"epoch {line['epoch']}/{self._config.epochs}  "
+            f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}"
+            f"{validation}  {line['images_per_second']:,.0f} images/s"
+        )
+
+    def say(self, text: str) -> None:
+        """One line on stdout, at once."""
+        print(text, flush=True)
+
+    def _speed(self, step: int, now: float) -> float:
+        elapsed = now - self._epoch_began
+        return (step - self._first_step) * self._config.batch_size / elapsed if elapsed else 0.0
+
+
+class QuietReporter(TextReporter):
+    """Warnings and event files only."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+class BarReporter(TextReporter):
+    """A progress bar over all epochs; a line above it for each epoch."""
+
+    interval = 0.25
+
+    def __init__(self, events: EventLog):
+        super().__init__(events)
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        super().__exit__(kind, error, trace)
+
+    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+        """Draw the bar."""
+        super().start(config, first_epoch, steps_per_epoch)
+        total = config.epochs * steps_per_epoch
+        done = first_epoch * steps_per_epoch
+        self._task = self._bar.add_task(
+            "", total=total, completed=done, epoch=f"{first_epoch + 1}/{config.epochs}", text=""
+        )
+        self._bar.start()
+
+    def show(self, epoch: int, step: int, metrics: dict[str, float], speed: float) -> None:
+        """Move the bar."""
+        self._bar.update(
+            self._task,
+            completed=(epoch - 1) * self._steps_per_epoch + step,
+            epoch=f"{epoch}/{self._config.epochs}",
+            text=f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.3f} "
+            f"{speed:,.0f} images/s",
+        )
+
+    def say(self, text: str) -> None:
+        """Above the bar."""
+        self._console.print(text, highlight=False)

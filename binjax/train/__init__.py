@@ -1,0 +1,23 @@
+"""Training: a pure jitted step, and the loop that runs it from a config."""
+
+from binjax.train.evaluation import evaluate_run
+from binjax.train.loop import Diverged, Interrupted, Reporter, fit
+from binjax.train.rundir import RunError, RunFolder
+from binjax.train.state import TrainState
+from binjax.train.task import Task, load_data, make_model, make_task, setup
+
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "Reporter",
+    "RunError",
+    "RunFolder",
+    "Task",
+    "TrainState",
+    "evaluate_run",
+    "fit",
+    "load_data",
+    "make_model",
+    "make_task",
+    "setup",
+]

@@ -1,0 +1,57 @@
+"""Accuracy and loss of a model over a split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from binjax import checkpoint
+from binjax.checkpoint import CheckpointError
+from binjax.config import Config
+from binjax.data import Split, eval_batches
+from binjax.train.rundir import RunFolder
+from binjax.train.state import Totals
+from binjax.train.task import Task, load_data, make_task
+
+
+def evaluate_split(task: Task, params: Any, stats: Any, split: Split) -> dict[str, float]:
+    """``{"loss", "accuracy"}`` over all examples of a non-empty split."""
+    totals = Totals.zero()
+    for images, labels, valid in eval_batches(split, task.batch_size):
+        totals = task.evaluate(params, stats, totals, images, labels, valid)
+    return summarize_totals(totals)
+
+
+def summarize_totals(totals: Totals) -> dict[str, float]:
+    """Means of sums; waits for the device."""
+    count = int(totals.count)
+    return {"loss": float(totals.loss) / count, "accuracy": int(totals.correct) / count}
+
+
+def evaluate_run(config: Config, folder: RunFolder, *, last: bool = False) -> dict[str, Any]:
+    """Test a run's best epoch (by validation accuracy), or its last checkpoint.
+
+    Returns:
+        ``test_accuracy``, ``test_loss``, ``epoch``, ``step``, ``images``.
+
+    Raises:
+        ValueError: missing data, no usable checkpoint; one line for the user.
+    """
+    dataset = load_data(config)
+    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
+    like = jax.eval_shape(task.init)
+    restored, _ = checkpoint.restore_latest(folder.checkpoints, like)
+    if restored is None:
+        raise CheckpointError(f"{folder.root}: has no checkpoint yet")
+    best = restored.meta["best_step"]
+    if not last and best is not None and best != restored.step:
+        restored = checkpoint.restore(folder.checkpoints, best, like)
+    found = evaluate_split(task, restored.tree.params, restored.tree.stats, dataset.test)
+    return {
+        "test_accuracy": found["accuracy"],
+        "test_loss": found["loss"],
+        "epoch": restored.meta["epoch"],
+        "step": restored.step,
+        "images": len(dataset.test),
+    }

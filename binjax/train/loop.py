@@ -1,0 +1,296 @@
+"""The training loop: epochs, evaluation, files, resuming. Prints nothing itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from binjax import checkpoint, data
+from binjax.config import Config
+from binjax.train.diagnose import find_bad_layer
+from binjax.train.evaluation import evaluate_split, summarize_totals
+from binjax.train.rundir import RunError, RunFolder
+from binjax.train.state import TrainState
+from binjax.train.task import Task, load_data, make_task
+
+_POLL_SECONDS = 0.25
+
+
+class Reporter(Protocol):
+    """Who tells the user how a run goes. Calls come from the loop's own thread."""
+
+    def warn(self, message: str) -> None:
+        """Something went wrong that the run survives."""
+
+    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+        """Training begins."""
+
+    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """``step`` steps of an epoch are dispatched; called every quarter of a second or so."""
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """An epoch's line of metrics.jsonl."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+    def __init__(self, folder: RunFolder):
+        super().__init__(f"stopped; go on with: binjax train {folder.config} --out {folder.root}")
+
+
+class Diverged(RunError):
+    """The loss became infinite or not a number."""
+
+
+@dataclass
+class Progress:
+    """What a run has reached, beside the arrays; saved with every checkpoint."""
+
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # steps taken in the epoch after them
+    best_epoch: int | None = None
+    best_step: int | None = None
+    best_accuracy: float = -1.0
+    seconds: float = 0.0
+
+    def as_meta(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return dict(self.__dict__)
+
+
+@dataclass
+class _Run:
+    task: Task
+    dataset: data.Dataset
+    folder: RunFolder
+    reporter: Reporter
+    writer: checkpoint.Writer
+    progress: Progress = field(default_factory=Progress)
+
+    def save(self, state: TrainState) -> None:
+        """Checkpoint a copy of the state; the writing goes on in a thread."""
+        copied = _copy(state)
+        step = self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
+        self.writer.submit(step, copied, self.progress.as_meta(), self.progress.best_step)
+
+
+_copy: Callable[[TrainState], TrainState] = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+def fit(
+    config: Config,
+    folder: RunFolder,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    argv: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train to the last epoch, evaluate the best epoch's model on the test set.
+
+    Args:
+        config: what to train.
+        folder: where its files go; may hold the same run's earlier files if ``resume``.
+        reporter: told of progress.
+        resume: go on from the newest good checkpoint in the folder, if there is a run.
+        argv: the command line, for environment.json.
+
+    Returns:
+        The last line of metrics.jsonl, with ``test_accuracy``.
+
+    Raises:
+        ValueError: ``ConfigError``, ``DataError``, ``CheckpointError`` or :class:`RunError`,
+            each one line for the user.
+        Diverged: the loss was not finite.
+        Interrupted: a signal asked to stop.
+    """
+    dataset = load_data(config)
+    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
+    resuming = resume and folder.exists()
+    if resuming:
+        folder.go_on(config)
+    else:
+        folder.create(config, argv)
+    writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
+    run = _Run(task, dataset, folder, reporter, writer)
+    state = _restore(run) if resuming else task.init()
+    reporter.start(config, run.progress.epoch, task.steps_per_epoch)
+    with _stop_signals() as stop:
+        try:
+            while run.progress.epoch < config.epochs:
+                state = _epoch(run, state, stop)
+            return _finish(run, state)
+        finally:
+            run.writer.wait()
+
+
+def _restore(run: _Run) -> TrainState:
+    like = jax.eval_shape(run.task.init)
+    restored, problems = checkpoint.restore_latest(run.folder.checkpoints, like)
+    for problem in problems:
+        run.reporter.warn(f"{problem}; falling back to the one before")
+    if restored is None:
+        run.folder.rewind(0)
+        return run.task.init()
+    run.folder.rewind(restored.step)
+    run.progress = Progress(**restored.meta)
+    return jax.tree.map(jnp.asarray, restored.tree)
+
+
+def _epoch(run: _Run, state: TrainState, stop: threading.Event) -> TrainState:
+    task, progress, options = run.task, run.progress, run.task.config.checkpoint
+    began = time.perf_counter()
+    if progress.batch == 0:
+        state = task.begin_epoch(state)
+    batches = data.train_batches(
+        run.dataset.train, task.batch_size, task.config.seed, progress.epoch, progress.batch
+    )
+    started_at, polled, waiting = progress.batch, began, None
+    for images, labels in batches:
+        state, metrics = task.step(state, images, labels)
+        progress.batch += 1
+        now = time.perf_counter()
+        if now - polled > _POLL_SECONDS:
+            if waiting is not None:
+                _report(run, state, waiting)
+            polled, waiting = now, metrics
+        at_end = progress.batch == task.steps_per_epoch
+        if stop.is_set() and not at_end:
+            _save_and_stop(run, state)
+        if options.every_steps and progress.batch % options.every_steps == 0 and not at_end:
+            _check_finite(run, state)
+            run.save(state)
+    _check_finite(run, state)
+    seconds = time.perf_counter() - began
+    progress.seconds += seconds
+    _end_epoch(run, state, (progress.batch - started_at) * task.batch_size / max(seconds, 1e-9))
+    if stop.is_set() and progress.epoch < task.config.epochs:
+        _save_and_stop(run, state)
+    return state
+
+
+def _report(run: _Run, state: TrainState, metrics: dict[str, jax.Array]) -> None:
+    if int(metrics["failed_step"]) >= 0:
+        _check_finite(run, state)
+    numbers = {name: float(metrics[name]) for name in ("loss", "accuracy")}
+    run.reporter.progress(run.progress.epoch + 1, run.progress.batch, numbers)
+
+
+def _end_epoch(run: _Run, state: TrainState, images_per_second: float) -> None:
+    task, progress = run.task, run.progress
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    step = progress.epoch * task.steps_per_epoch
+    train = summarize_totals(state.totals)
+    line: dict[str, Any] = {
+        "epoch": progress.epoch,
+        "step": step,
+        "train_loss": train["loss"],
+        "train_accuracy": train["accuracy"],
+    }
+    if len(run.dataset.validation):
+        found = evaluate_split(task, state.params, state.stats, run.dataset.validation)
+        line |= {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
+    better = line.get("validation_accuracy", float(progress.epoch)) > progress.best_accuracy
+    if better:
+        progress.best_accuracy = line.get("validation_accuracy", float(progress.epoch))
+        progress.best_epoch, progress.best_step = progress.epoch, step
+    line |= {
+        "learning_rate": float(task.schedule(step - 1)),
+        "layers": _telemetry(run, state),
+        "images_per_second": round(images_per_second, 1),
+        "seconds": round(progress.seconds, 3),
+    }
+    run.folder.append(line)
+    run.reporter.evaluated(line)
+    due = progress.epoch % task.config.checkpoint.every_epochs == 0
+    if due or better or progress.epoch == task.config.epochs:
+        run.save(state)
+
+
+def _telemetry(run: _Run, state: TrainState) -> dict[str, dict[str, float]]:
+    some = run.dataset.validation if len(run.dataset.validation) else run.dataset.train
+    images, _, _ = next(data.eval_batches(some, run.task.batch_size))
+    found = jax.device_get(run.task.telemetry(state, images))
+    return {
+        layer: {name: round(float(value), 6) for name, value in values.items()}
+        for layer, values in found.items()
+    }
+
+
+def _check_finite(run: _Run, state: TrainState) -> None:
+    failed = int(state.failed_step)
+    if failed < 0:
+        return
+    epoch, batch = divmod(failed, run.task.steps_per_epoch)
+    images, _ = next(
+        data.train_batches(
+            run.dataset.train, run.task.batch_size, run.task.config.seed, epoch, batch
+        )
+    )
+    why = find_bad_layer(run.task, state, images)
+    run.writer.wait()
+    good = checkpoint.steps(run.folder.checkpoints)
+    last = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
+    raise Diverged(f"{run.folder.root}: step {failed}: {why}; training stopped, {last}")
+
+
+def _save_and_stop(run: _Run, state: TrainState) -> None:
+    _check_finite(run, state)
+    if run.progress.batch:
+        run.save(state)
+    run.writer.wait()
+    raise Interrupted(run.folder)
+
+
+def _finish(run: _Run, state: TrainState) -> dict[str, Any]:
+    run.writer.wait()
+    progress, task = run.progress, run.task
+    if progress.best_step is not None and progress.best_epoch != progress.epoch:
+        best = checkpoint.restore(run.folder.checkpoints, progress.best_step, state).tree
+    else:
+        best = state
+    test = evaluate_split(task, best.params, best.stats, run.dataset.test)
+    line = {
+        "epoch": progress.epoch,
+        "step": progress.epoch * task.steps_per_epoch,
+        "best_epoch": progress.best_epoch,
+        "test": True,
+        "test_loss": test["loss"],
+        "test_accuracy": test["accuracy"],
+        "seconds": round(progress.seconds, 3),
+    }
+    if len(run.dataset.validation):
+        line["validation_accuracy"] = progress.best_accuracy
+    run.folder.append(line)
+    return line
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into a flag for the loop; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

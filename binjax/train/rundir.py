@@ -1,0 +1,156 @@
+"""The files of a run folder: config, environment, metrics. Nothing is ever half-written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from binjax import config as configs
+from binjax.config import Config
+
+_PACKAGES = ("binjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# What may change when a run goes on: where things are, how long it trains, how often it saves.
+_MAY_CHANGE = ("epochs", "data.dir", "checkpoint")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used; the message is one line."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, flush it to disk, rename it.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+class RunFolder:
+    """Paths and text files of one run."""
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = Path(root)
+        self.config = self.root / "config.toml"
+        self.metrics = self.root / "metrics.jsonl"
+        self.checkpoints = self.root / "checkpoints"
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return self.config.exists()
+
+    def create(self, config: Config, argv: Sequence[str]) -> None:
+        """Make the folder and write config.toml and environment.json.
+
+        Raises:
+            RunError: it holds a run already, holds other files, or cannot be written.
+        """
+        if self.exists():
+            raise RunError(
+                f"{self.root}: holds a run already; go on with it (--resume auto) "
+                "or give --out another folder"
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.root}: cannot be made: {error.strerror}") from None
+        environment = json.dumps(describe_environment(config, argv), indent=1)
+        write_atomic(self.root / "environment.json", environment + "\n")
+        write_atomic(self.config, configs.dump(config))
+
+    def go_on(self, config: Config) -> None:
+        """Take up a run again: refuse other settings, note what may have changed.
+
+        Raises:
+            RunError: settings differ in more than epochs, data.dir and checkpoint.
+            binjax.config.ConfigError: the run's config.toml cannot be read.
+        """
+        old = configs.load(self.config)
+        keys = configs.differences(old, config, ignore=_MAY_CHANGE)
+        if keys:
+            raise RunError(
+                f"{self.root}: holds a run with other settings ({', '.join(keys)}); "
+                "give --out another folder"
+            )
+        if old != config:
+            write_atomic(self.config, configs.dump(config))
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl and flush it to disk."""
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.metrics}: cannot be written: {error.strerror}") from None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a kill cut short at the end is left out."""
+        try:
+            texts = self.metrics.read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        found = []
+        for text in texts[:-1]:
+            try:
+                found.append(json.loads(text))
+            except ValueError:
+                raise RunError(f"{self.metrics}: line {len(found) + 1} is not JSON") from None
+        return found
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop the metrics of steps after ``step``, which will be computed again."""
+        kept = [line for line in self.lines() if line["step"] <= step and "test" not in line]
+        if self.metrics.exists():
+            write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
+
+
+def describe_environment(config: Config, argv: Sequence[str]) -> dict[str, Any]:
+    """argv, seed, versions, git commit, device: what is needed to repeat a run."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "argv": list(argv),
+        "seed": config.seed,
+        "python": sys.version.split()[0],
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,101 @@
+"""The state of training, as one pytree, and the pure forward pass over a split NNX model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from binjax import metrics
+from binjax.layers.recording import Recorded
+
+
+class Totals(NamedTuple):
+    """Sums over the examples seen so far: of the loss float32, right answers and count int32."""
+
+    loss: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def zero(cls) -> Totals:
+        """Nothing seen yet."""
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and writes; a step donates it.
+
+    Attributes:
+        params: plain nested dict of the ``nnx.Param`` arrays.
+        stats: likewise of all other variables (batch statistics).
+        opt_state: of the optax transformation.
+        key: uint32 ``[2]``, fixed for the run; a step draws from ``fold_in(key, step)``.
+        step: int32, steps taken.
+        totals: of this epoch's training examples.
+        epoch_signs: bits of the binary weights at the epoch's start, by layer.
+        failed_step: int32, the first step whose loss was not finite, else -1. From then on
+            steps change nothing.
+    """
+
+    params: Any
+    stats: Any
+    opt_state: Any
+    key: jax.Array
+    step: jax.Array
+    totals: Totals
+    epoch_signs: dict[str, jax.Array]
+    failed_step: jax.Array
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef[Any], Any, Any]:
+    """A model as (graph definition, params, other variables), the latter two plain dicts."""
+    graphdef, params, stats = nnx.split(model, nnx.Param, ...)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def apply(
+    graphdef: nnx.GraphDef[Any],
+    params: Any,
+    stats: Any,
+    images: jax.Array,
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """Scores ``[n, classes]`` and the new ``stats``; pure."""
+    model = nnx.merge(graphdef, params, stats)
+    scores = model(images, train=train, key=key)
+    return scores, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def binary_weights(params: Any, mask: Any) -> dict[str, jax.Array]:
+    """The latent weights by their layer's path, such as ``"conv2"``.
+
+    Args:
+        params: the plain dict of parameters.
+        mask: bools of its structure, from ``binjax.optim.variable_mask(model, BinaryWeight)``.
+    """
+    flags = dict(jax.tree_util.tree_flatten_with_path(mask)[0])
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {
+        jax.tree_util.keystr(path[:-1], simple=True, separator="/"): leaf
+        for path, leaf in leaves
+        if flags[path]
+    }
+
+
+def activation_telemetry(recorded: Recorded) -> Recorded:
+    """Saturation and sign entropy of each layer's recorded pre-activations."""
+    return {
+        layer: {
+            "saturated": metrics.saturation(values["preactivation"]),
+            "sign_entropy": metrics.sign_entropy(values["preactivation"]),
+        }
+        for layer, values in recorded.items()
+        if "preactivation" in values
+    }
+
+

@@ -1,0 +1,140 @@
+"""The jitted functions of training: step, evaluation, telemetry. All are pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from binjax import metrics
+from binjax.layers import capture
+from binjax.train.state import (
+    Totals,
+    TrainState,
+    activation_telemetry,
+    apply,
+    binary_weights,
+)
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Preprocess = Callable[[jax.Array], jax.Array]
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+Evaluate = Callable[[Any, Any, Totals, Any, Any, Any], Totals]
+
+
+def make_step(
+    graphdef: nnx.GraphDef[Any],
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    augment: Augment,
+    preprocess: Preprocess,
+) -> Step:
+    """``step(state, images, labels) -> (state, metrics)``, jitted; the state is donated.
+
+    Images are uint8 ``[n, h, w, c]``, labels int32 ``[n]``; metrics are scalars on the device:
+    ``loss``, ``accuracy``, ``failed_step``. A step whose loss is not finite, and every step
+    after it, leaves the weights alone and is noted in ``failed_step``.
+    """
+
+    def objective(
+        params: Any, stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        scores, stats = apply(graphdef, params, stats, images, train=True, key=key)
+        return loss(scores, labels), (scores, stats)
+
+    def step(
+        state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        images = preprocess(augment(jax.random.fold_in(key, 0), images))
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (value, (scores, stats)), grads = gradient(
+            state.params, state.stats, images, labels, jax.random.fold_in(key, 1)
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        good = jnp.isfinite(value) & (state.failed_step < 0)
+        new, old = (params, stats, opt_state), (state.params, state.stats, state.opt_state)
+        params, stats, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        correct = jnp.sum(jnp.argmax(scores, -1) == labels, dtype=jnp.int32)
+        failed_step = jnp.where(good | (state.failed_step >= 0), state.failed_step, state.step)
+        state = state._replace(
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            step=state.step + 1,
+            totals=_add(state.totals, value * labels.size, correct, labels.size),
+            failed_step=failed_step,
+        )
+        accuracy = correct / labels.size
+        return state, {"loss": value, "accuracy": accuracy, "failed_step": failed_step}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluate(graphdef: nnx.GraphDef[Any], loss: Loss, preprocess: Preprocess) -> Evaluate:
+    """``evaluate(params, stats, totals, images, labels, valid) -> totals``, jitted.
+
+    Only the first ``valid`` examples count, so that a padded last batch has the others' shape.
+    """
+
+    def evaluate(
+        params: Any,
+        stats: Any,
+        totals: Totals,
+        images: jax.Array,
+        labels: jax.Array,
+        valid: jax.Array,
+    ) -> Totals:
+        scores, _ = apply(graphdef, params, stats, preprocess(images), train=False)
+        counted = jnp.arange(labels.size) < valid
+        losses = jax.vmap(loss)(scores, labels)
+        correct = (jnp.argmax(scores, -1) == labels) & counted
+        return _add(
+            totals,
+            jnp.sum(jnp.where(counted, losses, 0)),
+            jnp.sum(correct, dtype=jnp.int32),
+            jnp.asarray(valid, jnp.int32),
+        )
+
+    return jax.jit(evaluate)
+
+
+def make_begin_epoch(mask: Any) -> Callable[[TrainState], TrainState]:
+    """``begin_epoch(state)``: totals to zero, the signs of the binary weights noted; donates."""
+
+    def begin_epoch(state: TrainState) -> TrainState:
+        signs = metrics.pack_signs(binary_weights(state.params, mask))
+        return state._replace(totals=Totals.zero(), epoch_signs=signs)
+
+    return jax.jit(begin_epoch, donate_argnums=0)
+
+
+def make_telemetry(
+    graphdef: nnx.GraphDef[Any], mask: Any, preprocess: Preprocess
+) -> Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]:
+    """``telemetry(state, images)``: per layer, scalars on the device; jitted.
+
+    ``flip_ratio`` since the epoch's start for layers with binary weights; ``saturated`` and
+    ``sign_entropy`` on the given images for layers that binarize their input.
+    """
+
+    def telemetry(state: TrainState, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
+        recorded = capture(nnx.merge(graphdef, state.params, state.stats), preprocess(images))
+        found = activation_telemetry(recorded)
+        weights = binary_weights(state.params, mask)
+        for layer, ratio in metrics.packed_flip_ratios(state.epoch_signs, weights).items():
+            found[layer] = {"flip_ratio": ratio, **found.get(layer, {})}
+        return found
+
+    return jax.jit(telemetry)
+
+
+def _add(totals: Totals, loss: Any, correct: Any, count: Any) -> Totals:
+    return Totals(totals.loss + loss, totals.correct + correct, totals.count + count)

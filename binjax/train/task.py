@@ -1,0 +1,187 @@
+"""From a config to everything that trains it: model, state, jitted functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from binjax import data, metrics
+from binjax.config import Config, ConfigError, schema
+from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
+from binjax.layers import BinaryWeight
+from binjax.losses import LABEL_LOSSES
+from binjax.models import MODELS
+from binjax.optim import variable_mask
+from binjax.train.optimizer import make_optimizer, make_schedule
+from binjax.train.state import Totals, TrainState, binary_weights, split
+from binjax.train.step import (
+    Evaluate,
+    Preprocess,
+    Step,
+    make_begin_epoch,
+    make_evaluate,
+    make_step,
+    make_telemetry,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A config made runnable. See :mod:`binjax.train.step` for the functions."""
+
+    config: Config
+    graphdef: nnx.GraphDef[Any]
+    init: Callable[[], TrainState]
+    step: Step
+    evaluate: Evaluate
+    begin_epoch: Callable[[TrainState], TrainState]
+    telemetry: Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]
+    preprocess: Preprocess
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    batch_size: int
+
+
+def make_model(
+    config: Config, image_shape: tuple[int, int, int], n_classes: int, rngs: nnx.Rngs
+) -> nnx.Module:
+    """The network of a config.
+
+    Raises:
+        ConfigError: the image size does not fit the model.
+    """
+    options = config.model.model_dump(exclude={"kind"})
+    try:
+        return MODELS[config.model.kind](image_shape, n_classes, rngs=rngs, **options)
+    except ValueError as error:
+        raise ConfigError(f"model.kind {config.model.kind}: {error}") from None
+
+
+def make_task(
+    config: Config, image_shape: tuple[int, int, int], n_classes: int, n_train: int
+) -> Task:
+    """Build the model's graph, the optimizer and the jitted functions; computes nothing.
+
+    Raises:
+        ConfigError: batch larger than the training set, image size that does not fit the model,
+            scaling for another number of channels.
+    """
+    if config.batch_size > n_train:
+        raise ConfigError(
+            f"batch_size: {config.batch_size} is larger than the {n_train} training images"
+        )
+    steps_per_epoch = n_train // config.batch_size
+    preprocess = make_preprocess(config.data.scaling, image_shape[-1])
+    loss = LABEL_LOSSES[config.loss]
+
+    def build() -> nnx.Module:
+        return make_model(config, image_shape, n_classes, nnx.Rngs(config.seed))
+
+    abstract = nnx.eval_shape(build)
+    graphdef, _, _ = split(abstract)
+    mask = variable_mask(abstract, BinaryWeight)
+    schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule, mask)
+
+    @jax.jit
+    def init() -> TrainState:
+        _, params, stats = split(build())
+        return TrainState(
+            params=params,
+            stats=stats,
+            opt_state=optimizer.init(params),
+            key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1)),
+            step=jnp.int32(0),
+            totals=Totals.zero(),
+            epoch_signs=metrics.pack_signs(binary_weights(params, mask)),
+            failed_step=jnp.int32(-1),
+        )
+
+    return Task(
+        config=config,
+        graphdef=graphdef,
+        init=init,
+        step=make_step(graphdef, optimizer, loss, make_augment(config.data), preprocess),
+        evaluate=make_evaluate(graphdef, loss, preprocess),
+        begin_epoch=make_begin_epoch(mask),
+        telemetry=make_telemetry(graphdef, mask, preprocess),
+        preprocess=preprocess,
+        schedule=schedule,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.batch_size,
+    )
+
+
+def setup(config: Config) -> tuple[TrainState, Step]:
+    """Initial state and jitted step of a config, for a training loop of your own.
+
+    The sizes are those of the official data set; nothing is read. For a set that is not all
+    there use :func:`make_task`.
+
+    Returns:
+        ``(state, step)``; ``state, metrics = step(state, images, labels)`` donates the state.
+
+    Raises:
+        ConfigError: see :func:`make_task`.
+    """
+    info = data.INFO.get(config.data.name)
+    if info is None:
+        known = ", ".join(data.DATASETS)
+        raise ConfigError(f"data.name: {config.data.name!r} is not one of {known}")
+    validation = config.data.validation
+    n_train = info.n_train - (info.default_validation if validation is None else validation)
+    n_train = min(n_train, config.data.limit_train or n_train)
+    task = make_task(config, info.image_shape, info.n_classes, n_train)
+    return task.init(), task.step
+
+
+def load_data(config: Config) -> data.Dataset:
+    """The config's data set, in memory."""
+    options = config.data
+    return data.load(
+        options.name,
+        directory=options.dir,
+        validation=options.validation,
+        train_files=options.train_files,
+        limit_train=options.limit_train,
+        limit_test=options.limit_test,
+    )
+
+
+def make_preprocess(
+    scaling: schema.UnitScaling | schema.StandardScaling, channels: int
+) -> Preprocess:
+    """uint8 images ``[n, h, w, c]`` to the network's float32 input.
+
+    Raises:
+        ConfigError: as many means or standard deviations as there are neither channels nor one.
+    """
+    if isinstance(scaling, schema.UnitScaling):
+        return scale_to_unit
+    for name, values in (("mean", scaling.mean), ("std", scaling.std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(
+                f"data.scaling.{name}: wants 1 or {channels} numbers for images of {channels} "
+                f"channels, got {len(values)}"
+            )
+    mean, std = (v[0] if len(v) == 1 else v for v in (scaling.mean, scaling.std))
+    return lambda images: normalize(images, mean, std)
+
+
+def make_augment(options: schema.Data) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``augment(key, images)`` on uint8 images, inside jit."""
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        if options.random_crop:
+            images = random_crop(jax.random.fold_in(key, 0), images, options.random_crop)
+        if options.random_flip:
+            images = random_flip(jax.random.fold_in(key, 1), images)
+        return images
+
+    return augment
