@@ -187,9 +187,7 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _write(
-        self, step: int, tree: Any, meta: Mapping[str, Any], also_keep: int | None
-    ) -> None:
+    def _write(self, step: int, tree: Any, meta: Mapping[str, Any], also_keep: int | None) -> None:
         try:
             save(self._root, step, tree, meta)
             prune(self._root, self._keep, also_keep)
@@ -222,6 +220,7 @@ def _check_same(folder: Path, like: Mapping[str, Any], tree: Mapping[str, Any]) 
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any]
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         digest = manifest.pop("sha256")

@@ -25,7 +25,7 @@ Variant = Literal["paper", "torch"]
 class ShiftAdaMaxState(NamedTuple):
     """Step count and the two moments, of the parameters' shapes and dtypes."""
 
-    count: jax.Array  # int32 []
+    count: jax.Array  # type: ignore[assignment]  # int32 [], optax's name
     mu: Any
     nu: Any
 
@@ -93,9 +93,7 @@ def scale_by_shift_adamax(
         else:
             nu = jax.tree.map(paper_norm, state.nu, updates)
             correction = ap2(_bias_correction(b1, count))
-            direction = jax.tree.map(
-                lambda m, v: m / ap2(v) / correction.astype(m.dtype), mu, nu
-            )
+            direction = jax.tree.map(lambda m, v: m / ap2(v) / correction.astype(m.dtype), mu, nu)
         return direction, ShiftAdaMaxState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
@@ -232,7 +230,7 @@ def _masked(transform: optax.GradientTransformation, mask: Any) -> optax.Gradien
     return transform if mask is None else optax.masked(transform, mask)
 
 
-def variable_mask(model: nnx.Module, kind: type[nnx.Variable]) -> dict[str, Any]:
+def variable_mask(model: nnx.Module, kind: type[nnx.Variable[Any]]) -> dict[str, Any]:
     """Which parameters of ``model`` are of a variable type: a plain dict of bools.
 
     It has the structure of ``nnx.to_pure_dict(nnx.state(model, nnx.Param))``, as the ``mask`` of

@@ -35,7 +35,7 @@ def ap2(x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"ap2 needs a floating dtype, got {x.dtype}; convert x first")
-    info = jnp.finfo(x.dtype)
+    info = jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]
     unsigned = _UNSIGNED[info.bits]
 
     def word(value: int) -> jax.Array:

@@ -26,7 +26,8 @@ Autodiff = Literal["vjp", "jvp"]
 class StraightThrough(Protocol):
     """What :func:`straight_through` returns: ``f(x, *params, autodiff="vjp")``."""
 
-    def __call__(self, x: ArrayLike, *params: Any, autodiff: Autodiff = "vjp") -> jax.Array: ...
+    def __call__(self, x: ArrayLike, *params: Any, autodiff: Autodiff = "vjp") -> jax.Array:
+        """Value and declared derivative at x."""
 
 
 def sign(x: ArrayLike) -> jax.Array:
@@ -192,9 +193,7 @@ def _draw(x: jax.Array, noise: jax.Array) -> jax.Array:
     return jnp.where(wide > noise, ones, jnp.where(wide <= noise, -ones, x))
 
 
-_stochastic = _elementwise(
-    _draw, residual=lambda x, noise: jnp.abs(x) <= 1, pullback=_where_inside
-)
+_stochastic = _elementwise(_draw, residual=lambda x, noise: jnp.abs(x) <= 1, pullback=_where_inside)
 
 
 def stochastic_sign(key: jax.Array, x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
@@ -215,7 +214,7 @@ def stochastic_sign(key: jax.Array, x: ArrayLike, *, autodiff: Autodiff = "vjp")
 
 
 def noop(x: ArrayLike) -> jax.Array:
-    """x itself, as a quantizer."""
+    """Return x itself: no quantization."""
     return jnp.asarray(x)
 
 

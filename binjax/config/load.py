@@ -14,6 +14,7 @@ from binjax.config.errors import ConfigError, explain
 from binjax.config.overrides import apply_overrides, parse_overrides
 from binjax.config.schema import Config
 
+
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, apply ``--dotted.key value`` overrides, check the result.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from binjax.config.errors import ConfigError
 
+
 def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
     """``["--a.b-c", "1", "2"]`` to ``[("a.b_c", [1, 2])]``; ``--a.b=1`` also works."""
     found: list[tuple[str, list[str]]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -68,7 +67,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
                 size += len(chunk)
         if size != member.size:
             raise tarfile.ReadError(f"{member.name}: {size} of {member.size} bytes")
-        os.replace(part, target)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return digest.hexdigest()

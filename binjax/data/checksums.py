@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -124,7 +123,7 @@ def add_sums(folder: Path, sums: Mapping[str, str]) -> None:
     merged = {**read_sums(folder), **sums}
     part = folder / f"{SUMS_FILE}.part"
     part.write_text("".join(f"{merged[f]}  {f}\n" for f in sorted(merged)), encoding="utf-8")
-    os.replace(part, folder / SUMS_FILE)
+    part.replace(folder / SUMS_FILE)
 
 
 def sha256_of(path: Path) -> str:

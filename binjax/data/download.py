@@ -54,7 +54,7 @@ def download(
             pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK)(url, str(part), None)
             found = sha256_of(part)
             if found == file.sha256:
-                os.replace(part, folder / file.name)
+                part.replace(folder / file.name)
                 return folder / file.name
             size = part.stat().st_size
             reasons.append(f"{url}: {size} bytes of sha256 {found}, expected {file.sha256}")
@@ -85,7 +85,7 @@ def _temporary(folder: Path, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         handle, path = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
         os.close(handle)
-        os.chmod(path, 0o644)  # mkstemp gives 0600, which would lock out users of a shared folder
+        Path(path).chmod(0o644)  # mkstemp gives 0600, which would lock out users of a shared folder
     except OSError as error:
         raise unwritable(folder, error) from None
     return Path(path)

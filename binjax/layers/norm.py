@@ -65,9 +65,7 @@ class BatchNorm(nnx.Module):
             _move(self.spread, spread, self.momentum)
         else:
             mean, spread = self.mean[...], self.spread[...]
-            inverse_std = (
-                jax.lax.rsqrt(spread + self.eps) if self.running == "variance" else spread
-            )
+            inverse_std = jax.lax.rsqrt(spread + self.eps) if self.running == "variance" else spread
         scale = inverse_std if self.scale is None else inverse_std * self.scale[...]
         y = (wide - _per_channel(mean, x)) * _per_channel(scale, x)
         if self.bias is not None:
@@ -128,7 +126,8 @@ class ShiftBatchNorm(nnx.Module):
             _move(self.inverse_std, inverse_std, self.momentum)
         else:
             factor = ap2(self.inverse_std[...]) * ap2(self.scale[...])
-            y = (wide - _per_channel(self.mean[...], x)) * _per_channel(factor, x) + _per_channel(self.bias[...], x)
+            centered = wide - _per_channel(self.mean[...], x)
+            y = centered * _per_channel(factor, x) + _per_channel(self.bias[...], x)
         return y.astype(x.dtype)
 
 
@@ -172,7 +171,8 @@ def _shift_normalize_bwd(kept: _Kept, gradients: _Out) -> tuple[jax.Array, ...]:
     axes = tuple(range(g.ndim - 1))
     rounded = ap2(centered)
     along = jnp.mean(rounded * g, axes) * jnp.square(shift)
-    gx = (g - _per_channel(jnp.mean(g, axes), g) - rounded * _per_channel(along, g)) * _per_channel(shift * scale, g)
+    inner = g - _per_channel(jnp.mean(g, axes), g) - rounded * _per_channel(along, g)
+    gx = inner * _per_channel(shift * scale, g)
     gscale = jnp.sum(ap2(centered * _per_channel(shift, g)) * g, axes)
     return gx, gscale, jnp.sum(g, axes), jnp.zeros_like(shift, shape=())
 

@@ -38,7 +38,8 @@ class MaxPool(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, c]``."""
-        return nnx.max_pool(x, self.window, strides=self.strides)
+        pooled: jax.Array = nnx.max_pool(x, self.window, strides=self.strides)  # type: ignore[no-untyped-call]
+        return pooled
 
 
 class Flatten(nnx.Module):

@@ -10,7 +10,10 @@ from flax import nnx
 
 from binjax.layers import BatchNorm, ShiftBatchNorm
 
-_NORMS = {"batch": BatchNorm, "shift": ShiftBatchNorm}
+_NORMS: Mapping[str, type[BatchNorm] | type[ShiftBatchNorm]] = {
+    "batch": BatchNorm,
+    "shift": ShiftBatchNorm,
+}
 DEFAULT_NORM: Mapping[str, Any] = {"kind": "batch"}
 
 

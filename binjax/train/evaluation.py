@@ -25,8 +25,8 @@ def evaluate_split(task: Task, params: Any, stats: Any, split: Split) -> dict[st
 
 def summarize_totals(totals: Totals) -> dict[str, float]:
     """Means of sums; waits for the device."""
-    count = int(totals.count)
-    return {"loss": float(totals.loss) / count, "accuracy": int(totals.correct) / count}
+    images = int(totals.images)
+    return {"loss": float(totals.loss) / images, "accuracy": int(totals.correct) / images}
 
 
 def evaluate_run(config: Config, folder: RunFolder, *, last: bool = False) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def _restore(run: _Run) -> TrainState:
         return run.task.init()
     run.folder.rewind(restored.step)
     run.progress = Progress(**restored.meta)
-    return jax.tree.map(jnp.asarray, restored.tree)
+    state: TrainState = jax.tree.map(jnp.asarray, restored.tree)
+    return state
 
 
 def _epoch(run: _Run, state: TrainState, stop: threading.Event) -> TrainState:
@@ -292,5 +293,3 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

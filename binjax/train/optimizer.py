@@ -10,9 +10,7 @@ from binjax import optim
 from binjax.config import schema
 
 
-def make_schedule(
-    options: schema.Optimizer, epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
+def make_schedule(options: schema.Optimizer, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate as a function of the step."""
     rate, schedule = options.learning_rate, options.schedule
     match schedule:

@@ -13,11 +13,11 @@ from binjax.layers.recording import Recorded
 
 
 class Totals(NamedTuple):
-    """Sums over the examples seen so far: of the loss float32, right answers and count int32."""
+    """Sums over the examples seen so far: loss float32, right answers int32, images int32."""
 
     loss: jax.Array
     correct: jax.Array
-    count: jax.Array
+    images: jax.Array
 
     @classmethod
     def zero(cls) -> Totals:
@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef[Any], Any, Any]:
     """A model as (graph definition, params, other variables), the latter two plain dicts."""
-    graphdef, params, stats = nnx.split(model, nnx.Param, ...)
+    graphdef, params, stats = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
@@ -97,5 +97,3 @@ def activation_telemetry(recorded: Recorded) -> Recorded:
         for layer, values in recorded.items()
         if "preactivation" in values
     }
-
-

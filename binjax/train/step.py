@@ -136,5 +136,5 @@ def make_telemetry(
     return jax.jit(telemetry)
 
 
-def _add(totals: Totals, loss: Any, correct: Any, count: Any) -> Totals:
-    return Totals(totals.loss + loss, totals.correct + correct, totals.count + count)
+def _add(totals: Totals, loss: Any, correct: Any, images: Any) -> Totals:
+    return Totals(totals.loss + loss, totals.correct + correct, totals.images + images)
