@@ -18,6 +18,10 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
     if args.fast:
         config = configs.fast(config)
 
+    if config.data.dir is not None:
+        where = {"dir": str(Path(config.data.dir).absolute())}
+        config = config.model_copy(update={"data": config.data.model_copy(update=where)})
+
     from binjax import train
     from binjax.cli.progress import make_reporter
 

@@ -1,7 +1,8 @@
 """Training: a pure jitted step, and the loop that runs it from a config."""
 
 from binjax.train.evaluation import evaluate_run
-from binjax.train.loop import Diverged, Interrupted, Reporter, fit
+from binjax.train.loop import fit
+from binjax.train.run import Diverged, Interrupted, Reporter
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
 from binjax.train.task import Task, load_data, make_model, make_task, setup

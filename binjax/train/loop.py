@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from binjax import checkpoint, data
 from binjax.config import Config
+from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
-from binjax.train.rundir import RunError, RunFolder
+from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, stop_signals
+from binjax.train.rundir import RunFolder, write_atomic
 from binjax.train.state import TrainState
 from binjax.train.task import Task, load_data, make_task
 
 _POLL_SECONDS = 0.25
-
-
-class Reporter(Protocol):
-    """Who tells the user how a run goes. Calls come from the loop's own thread."""
-
-    def warn(self, message: str) -> None:
-        """Something went wrong that the run survives."""
-
-    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
-        """Training begins."""
-
-    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
-        """``step`` steps of an epoch are dispatched; called every quarter of a second or so."""
-
-    def evaluated(self, line: dict[str, Any]) -> None:
-        """An epoch's line of metrics.jsonl."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
-
-    def __init__(self, folder: RunFolder):
-        super().__init__(f"stopped; go on with: binjax train {folder.config} --out {folder.root}")
-
-
-class Diverged(RunError):
-    """The loss became infinite or not a number."""
-
-
-@dataclass
-class Progress:
-    """What a run has reached, beside the arrays; saved with every checkpoint."""
-
-    epoch: int = 0  # epochs completed
-    batch: int = 0  # steps taken in the epoch after them
-    best_epoch: int | None = None
-    best_step: int | None = None
-    best_accuracy: float = -1.0
-    seconds: float = 0.0
-
-    def as_meta(self) -> dict[str, Any]:
-        """For a checkpoint's metadata."""
-        return dict(self.__dict__)
-
-
-@dataclass
-class _Run:
-    task: Task
-    dataset: data.Dataset
-    folder: RunFolder
-    reporter: Reporter
-    writer: checkpoint.Writer
-    progress: Progress = field(default_factory=Progress)
-
-    def save(self, state: TrainState) -> None:
-        """Checkpoint a copy of the state; the writing goes on in a thread."""
-        copied = _copy(state)
-        step = self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
-        self.writer.submit(step, copied, self.progress.as_meta(), self.progress.best_step)
-
-
-_copy: Callable[[TrainState], TrainState] = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
 
 def fit(
@@ -119,11 +57,12 @@ def fit(
         folder.go_on(config)
     else:
         folder.create(config, argv)
+        write_atomic(folder.root / "summary.txt", _summary(task, dataset))
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
-    run = _Run(task, dataset, folder, reporter, writer)
+    run = Run(task, dataset, folder, reporter, writer)
     state = _restore(run) if resuming else task.init()
     reporter.start(config, run.progress.epoch, task.steps_per_epoch)
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         try:
             while run.progress.epoch < config.epochs:
                 state = _epoch(run, state, stop)
@@ -132,7 +71,13 @@ def fit(
             run.writer.wait()
 
 
-def _restore(run: _Run) -> TrainState:
+def _summary(task: Task, dataset: data.Dataset) -> str:
+    state = jax.eval_shape(task.init)
+    model = nnx.merge(task.graphdef, state.params, state.stats)
+    return table(summarize(model, dataset.image_shape)) + "\n"
+
+
+def _restore(run: Run) -> TrainState:
     like = jax.eval_shape(run.task.init)
     restored, problems = checkpoint.restore_latest(run.folder.checkpoints, like)
     for problem in problems:
@@ -146,7 +91,7 @@ def _restore(run: _Run) -> TrainState:
     return state
 
 
-def _epoch(run: _Run, state: TrainState, stop: threading.Event) -> TrainState:
+def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
     task, progress, options = run.task, run.progress, run.task.config.checkpoint
     began = time.perf_counter()
     if progress.batch == 0:
@@ -178,14 +123,14 @@ def _epoch(run: _Run, state: TrainState, stop: threading.Event) -> TrainState:
     return state
 
 
-def _report(run: _Run, state: TrainState, metrics: dict[str, jax.Array]) -> None:
+def _report(run: Run, state: TrainState, metrics: dict[str, jax.Array]) -> None:
     if int(metrics["failed_step"]) >= 0:
         _check_finite(run, state)
     numbers = {name: float(metrics[name]) for name in ("loss", "accuracy")}
     run.reporter.progress(run.progress.epoch + 1, run.progress.batch, numbers)
 
 
-def _end_epoch(run: _Run, state: TrainState, images_per_second: float) -> None:
+def _end_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
     task, progress = run.task, run.progress
     progress.epoch, progress.batch = progress.epoch + 1, 0
     step = progress.epoch * task.steps_per_epoch
@@ -199,9 +144,11 @@ def _end_epoch(run: _Run, state: TrainState, images_per_second: float) -> None:
     if len(run.dataset.validation):
         found = evaluate_split(task, state.params, state.stats, run.dataset.validation)
         line |= {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
-    better = line.get("validation_accuracy", float(progress.epoch)) > progress.best_accuracy
+    accuracy = line.get("validation_accuracy")
+    best = progress.best_accuracy
+    better = accuracy is None or best is None or accuracy > best
     if better:
-        progress.best_accuracy = line.get("validation_accuracy", float(progress.epoch))
+        progress.best_accuracy = accuracy
         progress.best_epoch, progress.best_step = progress.epoch, step
     line |= {
         "learning_rate": float(task.schedule(step - 1)),
@@ -216,7 +163,7 @@ def _end_epoch(run: _Run, state: TrainState, images_per_second: float) -> None:
         run.save(state)
 
 
-def _telemetry(run: _Run, state: TrainState) -> dict[str, dict[str, float]]:
+def _telemetry(run: Run, state: TrainState) -> dict[str, dict[str, float]]:
     some = run.dataset.validation if len(run.dataset.validation) else run.dataset.train
     images, _, _ = next(data.eval_batches(some, run.task.batch_size))
     found = jax.device_get(run.task.telemetry(state, images))
@@ -226,7 +173,7 @@ def _telemetry(run: _Run, state: TrainState) -> dict[str, dict[str, float]]:
     }
 
 
-def _check_finite(run: _Run, state: TrainState) -> None:
+def _check_finite(run: Run, state: TrainState) -> None:
     failed = int(state.failed_step)
     if failed < 0:
         return
@@ -243,7 +190,7 @@ def _check_finite(run: _Run, state: TrainState) -> None:
     raise Diverged(f"{run.folder.root}: step {failed}: {why}; training stopped, {last}")
 
 
-def _save_and_stop(run: _Run, state: TrainState) -> None:
+def _save_and_stop(run: Run, state: TrainState) -> None:
     _check_finite(run, state)
     if run.progress.batch:
         run.save(state)
@@ -251,7 +198,7 @@ def _save_and_stop(run: _Run, state: TrainState) -> None:
     raise Interrupted(run.folder)
 
 
-def _finish(run: _Run, state: TrainState) -> dict[str, Any]:
+def _finish(run: Run, state: TrainState) -> dict[str, Any]:
     run.writer.wait()
     progress, task = run.progress, run.task
     if progress.best_step is not None and progress.best_epoch != progress.epoch:
@@ -268,28 +215,7 @@ def _finish(run: _Run, state: TrainState) -> dict[str, Any]:
         "test_accuracy": test["accuracy"],
         "seconds": round(progress.seconds, 3),
     }
-    if len(run.dataset.validation):
+    if progress.best_accuracy is not None:
         line["validation_accuracy"] = progress.best_accuracy
     run.folder.append(line)
     return line
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into a flag for the loop; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

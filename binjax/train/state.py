@@ -1,4 +1,4 @@
-"""The state of training, as one pytree, and the pure forward pass over a split NNX model."""
+"""The state of training, as one pytree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from binjax import metrics
 from binjax.layers.recording import Recorded
@@ -48,27 +47,6 @@ class TrainState(NamedTuple):
     totals: Totals
     epoch_signs: dict[str, jax.Array]
     failed_step: jax.Array
-
-
-def split(model: nnx.Module) -> tuple[nnx.GraphDef[Any], Any, Any]:
-    """A model as (graph definition, params, other variables), the latter two plain dicts."""
-    graphdef, params, stats = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-
-def apply(
-    graphdef: nnx.GraphDef[Any],
-    params: Any,
-    stats: Any,
-    images: jax.Array,
-    *,
-    train: bool,
-    key: jax.Array | None = None,
-) -> tuple[jax.Array, Any]:
-    """Scores ``[n, classes]`` and the new ``stats``; pure."""
-    model = nnx.merge(graphdef, params, stats)
-    scores = model(images, train=train, key=key)
-    return scores, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
 
 def binary_weights(params: Any, mask: Any) -> dict[str, jax.Array]:

@@ -11,12 +11,11 @@ import optax
 from flax import nnx
 
 from binjax import metrics
-from binjax.layers import capture
+from binjax.layers import apply, capture
 from binjax.train.state import (
     Totals,
     TrainState,
     activation_telemetry,
-    apply,
     binary_weights,
 )
 

@@ -14,12 +14,12 @@ from flax import nnx
 from binjax import data, metrics
 from binjax.config import Config, ConfigError, schema
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
-from binjax.layers import BinaryWeight
+from binjax.layers import BinaryWeight, split
 from binjax.losses import LABEL_LOSSES
 from binjax.models import MODELS
 from binjax.optim import variable_mask
 from binjax.train.optimizer import make_optimizer, make_schedule
-from binjax.train.state import Totals, TrainState, binary_weights, split
+from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
     Evaluate,
     Preprocess,

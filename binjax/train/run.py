@@ -1,0 +1,104 @@
+"""What the parts of the training loop share: the run in progress, its reporter, its endings."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from binjax import checkpoint, data
+from binjax.config import Config
+from binjax.train.rundir import RunError, RunFolder
+from binjax.train.state import TrainState
+from binjax.train.task import Task
+
+
+class Reporter(Protocol):
+    """Who tells the user how a run goes. Calls come from the loop's own thread."""
+
+    def warn(self, message: str) -> None:
+        """Something went wrong that the run survives."""
+
+    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+        """Training begins."""
+
+    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """``step`` steps of an epoch are dispatched; called every quarter of a second or so."""
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """An epoch's line of metrics.jsonl."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+    def __init__(self, folder: RunFolder):
+        super().__init__(f"stopped; go on with: binjax train {folder.config} --out {folder.root}")
+
+
+class Diverged(RunError):
+    """The loss became infinite or not a number."""
+
+
+@dataclass
+class Progress:
+    """What a run has reached, beside the arrays; saved with every checkpoint."""
+
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # steps taken in the epoch after them
+    best_epoch: int | None = None
+    best_step: int | None = None
+    best_accuracy: float | None = None  # on the validation set, if there is one
+    seconds: float = 0.0
+
+    def as_meta(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return dict(self.__dict__)
+
+
+@dataclass
+class Run:
+    """One call of ``fit``: what is trained, where to, who is told, how far it is."""
+
+    task: Task
+    dataset: data.Dataset
+    folder: RunFolder
+    reporter: Reporter
+    writer: checkpoint.Writer
+    progress: Progress = field(default_factory=Progress)
+
+    def save(self, state: TrainState) -> None:
+        """Checkpoint a copy of the state; the writing goes on in a thread."""
+        copied = _copy(state)
+        step = self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
+        self.writer.submit(step, copied, self.progress.as_meta(), self.progress.best_step)
+
+
+_copy: Callable[[TrainState], TrainState] = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into a flag for the loop; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

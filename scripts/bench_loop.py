@@ -1,0 +1,147 @@
+"""What the training loop costs beyond its jitted step.
+
+    python scripts/bench_loop.py --data-dir DIR      # MNIST; without it the embedded set
+
+Trains the 784-1024-1024-10 MLP at batch 100, alternating, in one process:
+
+* bare: the jitted step over batches that lie on the device already, nothing else;
+* train: an epoch's training part as `binjax train` runs it (loader, progress, statistics);
+* epoch: the whole epoch, with validation, telemetry, metrics.jsonl and the checkpoint;
+* saving: the training part with a checkpoint every 100 steps.
+
+It first checks that bare and train end at the same weights, bit for bit, then prints medians and
+their ratios to bare, and the longest single step around a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from binjax import config as configs
+from binjax import data, train
+from binjax.train import RunFolder
+
+
+class Clock:
+    """A reporter that notes when epochs end."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[float, float]] = []  # training seconds, whole seconds
+        self._seconds, self._began = 0.0, 0.0
+
+    def warn(self, message: str) -> None:
+        raise RuntimeError(message)
+
+    def start(self, config: configs.Config, first_epoch: int, steps_per_epoch: int) -> None:
+        self._began = time.perf_counter()
+
+    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        pass
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        self.epochs.append((line["seconds"] - self._seconds, now - self._began))
+        self._seconds, self._began = line["seconds"], now
+
+
+def bare_epochs(config: configs.Config, dataset: data.Dataset) -> tuple[Any, list[float]]:
+    """The step over resident batches: final state, seconds of each epoch."""
+    task = train.make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
+    state, seconds = task.init(), []
+    for epoch in range(config.epochs):
+        batches = [
+            jax.device_put(batch)
+            for batch in data.train_batches(dataset.train, config.batch_size, config.seed, epoch)
+        ]
+        jax.block_until_ready(batches)
+        state = jax.block_until_ready(task.begin_epoch(state))
+        began = time.perf_counter()
+        for images, labels in batches:
+            state, _ = task.step(state, images, labels)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - began)
+    return state, seconds
+
+
+def fit_epochs(config: configs.Config) -> tuple[Path, Clock]:
+    """`train.fit` in a temporary folder: the folder and the times."""
+    folder = Path(tempfile.mkdtemp(prefix="bench_loop_"))
+    clock = Clock()
+    train.fit(config, RunFolder(folder), clock, resume=False)
+    return folder, clock
+
+
+def check_equal(config: configs.Config, folder: Path, state: Any) -> None:
+    """Both loops must have computed the same thing."""
+    from binjax import checkpoint
+
+    step = checkpoint.steps(folder / "checkpoints")[-1]
+    saved = checkpoint.restore(folder / "checkpoints", step, state).tree
+    for a, b in zip(jax.tree.leaves(saved.params), jax.tree.leaves(state.params), strict=True):
+        if not np.array_equal(a, np.asarray(b)):
+            raise SystemExit("bare and train differ: the comparison would be of unequal work")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data-dir", help="folder with the MNIST files")
+    parser.add_argument("--epochs", type=int, default=4, help="per round; the first is dropped")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--csv", type=Path, help="write the medians here")
+    args = parser.parse_args()
+
+    table: dict[str, Any] = {
+        "epochs": args.epochs,
+        "model": {
+            "kind": "mlp",
+            "widths": [1024, 1024],
+            "input_dropout": 0.0,
+            "hidden_dropout": 0.0,
+            "use_bias": False,
+        },
+        "optimizer": {"kind": "adam", "learning_rate": 0.003, "glorot_scale": "exact"},
+    }
+    if args.data_dir:
+        table["data"] = {"name": "mnist", "dir": args.data_dir}
+    config = configs.validate(table, "bench_loop")
+    saving = config.model_copy(
+        update={"checkpoint": config.checkpoint.model_copy(update={"every_steps": 100})}
+    )
+    dataset = train.load_data(config)
+    times: dict[str, list[float]] = {"bare": [], "train": [], "epoch": [], "saving": []}
+    for round_ in range(args.rounds):
+        state, bare = bare_epochs(config, dataset)
+        folder, clock = fit_epochs(config)
+        _, saved = fit_epochs(saving)
+        if round_ == 0:
+            check_equal(config, folder, state)
+        times["bare"] += bare[1:]
+        times["train"] += [training for training, _ in clock.epochs[1:]]
+        times["epoch"] += [whole for _, whole in clock.epochs[1:]]
+        times["saving"] += [training for training, _ in saved.epochs[1:]]
+    steps = len(dataset.train) // config.batch_size
+    base = statistics.median(times["bare"])
+    print(f"{dataset.name}, {steps} steps an epoch, {jax.devices()[0].device_kind}")
+    rows = []
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        rows.append((name, f"{median:.4f}", f"{median / base:.3f}", len(seconds)))
+        print(f"{name:7} {median:8.3f} s an epoch   {median / base:6.3f} x bare   n={len(seconds)}")
+    if args.csv:
+        with args.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("part", "median_seconds", "ratio_to_bare", "epochs"))
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
