@@ -30,8 +30,8 @@ class TextReporter:
 
     def __init__(self, events: EventLog):
         self._events = events
-        self._told = self._epoch_began = time.monotonic()
-        self._epoch, self._first_step = 0, 0
+        self._told = self._seen_at = time.monotonic()
+        self._seen, self._speed = 0, 0.0
         self._config = Config()
         self._steps_per_epoch = 1
 
@@ -54,35 +54,35 @@ class TextReporter:
         """Note the sizes."""
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._events.start(first_epoch)
+        self._seen, self._seen_at = first_epoch * steps_per_epoch, time.monotonic()
         if first_epoch:
             self.say(f"going on after epoch {first_epoch}")
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """Tell of it if the last telling is long enough ago."""
         now = time.monotonic()
-        if epoch != self._epoch:
-            self._epoch, self._epoch_began, self._first_step = epoch, now, step
-        if now - self._told < self.interval:
-            return
-        self._told = now
-        self.show(epoch, step, metrics, self._speed(step, now))
+        done = (epoch - 1) * self._steps_per_epoch + step
+        self._speed = (done - self._seen) * self._config.batch_size / (now - self._seen_at)
+        self._seen, self._seen_at = done, now
+        if now - self._told >= self.interval:
+            self._told = now
+            self.show(epoch, step, metrics)
 
-    def show(self, epoch: int, step: int, metrics: dict[str, float], speed: float) -> None:
+    def show(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """Print where training is."""
-        left = self._config.epochs * self._steps_per_epoch - (
-            (epoch - 1) * self._steps_per_epoch + step
-        )
-        eta = left * self._config.batch_size / speed if speed else float("nan")
+        left = self._config.epochs * self._steps_per_epoch - self._seen
+        eta = left * self._config.batch_size / max(self._speed, 1e-9)
         self.say(
             f"epoch {epoch}/{self._config.epochs} step {step}/{self._steps_per_epoch}  "
             f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  "
-            f"{speed:,.0f} images/s  {eta:,.0f} s left"
+            f"{self._speed:,.0f} images/s  {eta:,.0f} s left"
         )
 
     def evaluated(self, line: dict[str, Any]) -> None:
         """Print the epoch's line; write the event files."""
         self._events.write(line)
-        self._told = time.monotonic()
+        self._told = self._seen_at = time.monotonic()
+        self._seen = line["step"]
         validation = (
             f"  validation loss {line['validation_loss']:.4f} "
             f"accuracy {line['validation_accuracy']:.4f}"
@@ -98,10 +98,6 @@ class TextReporter:
     def say(self, text: str) -> None:
         """One line on stdout, at once."""
         print(text, flush=True)
-
-    def _speed(self, step: int, now: float) -> float:
-        elapsed = now - self._epoch_began
-        return (step - self._first_step) * self._config.batch_size / elapsed if elapsed else 0.0
 
 
 class QuietReporter(TextReporter):
@@ -147,14 +143,14 @@ class BarReporter(TextReporter):
         )
         self._bar.start()
 
-    def show(self, epoch: int, step: int, metrics: dict[str, float], speed: float) -> None:
+    def show(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """Move the bar."""
         self._bar.update(
             self._task,
-            completed=(epoch - 1) * self._steps_per_epoch + step,
+            completed=self._seen,
             epoch=f"{epoch}/{self._config.epochs}",
             text=f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.3f} "
-            f"{speed:,.0f} images/s",
+            f"{self._speed:,.0f} images/s",
         )
 
     def say(self, text: str) -> None:
