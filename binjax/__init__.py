@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from binjax import checkpoint as checkpoint
     from binjax import config as config
     from binjax import data as data
     from binjax import layers as layers

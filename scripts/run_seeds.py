@@ -1,8 +1,7 @@
 """Train a config with several seeds; print the mean and note it in a CSV.
 
     python scripts/run_seeds.py configs/quickstart.toml --seeds 0 1 2 --csv docs/results.csv
-    python scripts/run_seeds.py configs/mnist_mlp.toml --name "MNIST, 1024-1024" \\
-        --data.dir DIR --model.widths 1024 1024
+    python scripts/run_seeds.py configs/mnist_mlp.toml --name MNIST --model.widths 1024 1024
 
 Options behind the script's own are overrides of the config. One row per call: name, command,
 test accuracy of each seed (best epoch by validation), mean, sample standard deviation, seconds of

@@ -19,9 +19,10 @@ def run_eval(args: argparse.Namespace) -> int:
     overrides = ["--data.dir", args.data_dir] if args.data_dir else []
     config = configs.load(path, overrides)
 
+    from binjax.cli.progress import warn
     from binjax.train import RunFolder, evaluate_run
 
-    found = evaluate_run(config, RunFolder(args.run), last=args.last)
+    found = evaluate_run(config, RunFolder(args.run), warn, last=args.last)
     if args.json:
         print(json.dumps(found))
     else:
@@ -63,4 +64,10 @@ def _network(args: argparse.Namespace) -> tuple[Config, tuple[int, int, int], in
         shape, classes = ((32, 32, 3) if cifar_like else (28, 28, 1)), 10
     if args.input_shape:
         shape = (args.input_shape[0], args.input_shape[1], args.input_shape[2])
-    return config, shape, args.classes or classes
+    if args.classes is not None:
+        classes = args.classes
+    if min(*shape, classes) < 1:
+        raise ConfigError(
+            f"summary {args.source}: --input-shape and --classes want numbers of at least 1"
+        )
+    return config, shape, classes

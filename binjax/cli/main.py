@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import binjax
+from binjax.config import ConfigError
 
 _OVERRIDES = (
     "Every key of the config can be set behind it: --epochs 3 --optimizer.learning-rate 0.001 "
@@ -23,16 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) > 2 and words[0] == "train" and {"-h", "--help"} & set(words[2:]):
         return _guarded(lambda: _list_keys(words[1]))
-    parser = make_parser()
-    args, rest = parser.parse_known_args(words)
-    if rest and args.command != "train":
-        parser.error(f"unexpected argument {rest[0]!r}")
-    return _guarded(lambda: _dispatch(args, rest, words))
+    return _guarded(lambda: _run(words))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line and not with the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="binjax", description="Train, measure and deploy binarized neural networks."
     )
     parser.add_argument("--version", action="version", version=f"binjax {binjax.__version__}")
@@ -74,7 +79,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dispatch(args: argparse.Namespace, rest: Sequence[str], words: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> int:
+    parser = make_parser()
+    args, rest = parser.parse_known_args(words)
+    if rest and args.command != "train":
+        parser.error(f"unexpected argument {rest[0]!r}")
     if args.command == "train":
         from binjax.cli.train import run_train
 
@@ -97,17 +106,16 @@ def _list_keys(path: str) -> int:
         config.Config,
         prog="binjax train CONFIG",
         default=config.load(path),
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         args=["--help"],
     )
     return 0
 
 
-def _guarded(run: object) -> int:
+def _guarded(run: Callable[[], int]) -> int:
     """Turn what a user can mend into one line on stderr."""
-    assert callable(run)
     try:
-        return int(run())
+        return run()
     except ValueError as error:
         if not is_user_error(error):
             raise
@@ -122,7 +130,6 @@ def _guarded(run: object) -> int:
 
 def is_user_error(error: ValueError) -> bool:
     """Whether an error's one-line message is meant for the user."""
-    from binjax.config import ConfigError
     from binjax.data import DataError
 
     if isinstance(error, ConfigError | DataError):

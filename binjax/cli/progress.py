@@ -23,6 +23,11 @@ def make_reporter(folder: RunFolder, *, quiet: bool) -> TextReporter:
     return BarReporter(events) if sys.stdout.isatty() else TextReporter(events)
 
 
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"binjax: warning: {message}", file=sys.stderr, flush=True)
+
+
 class TextReporter:
     """A line an epoch, and one every ten seconds within an epoch."""
 
@@ -48,7 +53,7 @@ class TextReporter:
 
     def warn(self, message: str) -> None:
         """On stderr."""
-        print(f"binjax: warning: {message}", file=sys.stderr)
+        warn(message)
 
     def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
         """Note the sizes."""

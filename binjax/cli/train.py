@@ -43,10 +43,14 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
 
 
 def _choose_folder(args: argparse.Namespace) -> Path:
+    if args.resume not in ("auto", "never"):
+        if args.out and Path(args.out).resolve() != Path(args.resume).resolve():
+            raise configs.ConfigError(
+                f"--resume {args.resume}: goes on in that folder; leave --out {args.out} away"
+            )
+        return _existing(Path(args.resume))
     if args.out:
         return Path(args.out)
-    if args.resume not in ("auto", "never"):
-        return _existing(Path(args.resume))
     stem = Path(args.config).stem
     return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 

@@ -20,6 +20,8 @@ class ConfigError(ValueError):
 def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
     """One pydantic error as ``place: dotted.key: what is wrong and what to write``."""
     keys, section = _locate(error["loc"])
+    if error["type"].startswith("union_tag"):
+        keys = [*keys, "kind"]
     key = ".".join(keys)
     given = [k for k in origin if key == k or key.startswith(k + ".")]
     label = origin[given[0]] if given else f"{name}: {key}"
@@ -29,9 +31,9 @@ def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
             hint = f"did you mean {' or '.join(near)}?" if near else _known(section)
             return f"{label}: unknown key; {hint}"
         case "union_tag_not_found":
-            return f"{label}.kind: is missing; one of {_kinds(keys)}"
+            return f"{label}: is missing; one of {_kinds(keys[:-1])}"
         case "union_tag_invalid":
-            return f"{label}.kind: {error['ctx']['tag']!r} is not one of {_kinds(keys)}"
+            return f"{label}: {error['ctx']['tag']!r} is not one of {_kinds(keys[:-1])}"
         case "missing":
             return f"{label}: is missing and has no default"
     wanted = error["msg"].removeprefix("Input should be ").replace("valid tuple", "list")

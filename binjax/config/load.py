@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,8 @@ def validate(
         ConfigError: unknown key, wrong type or range.
     """
     try:
-        return Config.model_validate(dict(table))
+        # By way of JSON, whose arrays a strict model takes as tuples; true and "12" are no numbers.
+        return Config.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         problems = [explain(e, name, origin or {}) for e in error.errors()]
         raise ConfigError("; ".join(dict.fromkeys(problems))) from None

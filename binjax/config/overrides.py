@@ -46,8 +46,13 @@ def apply_overrides(table: dict[str, Any], settings: Iterable[tuple[str, Any]]) 
     Raises:
         ConfigError: a key leads through a value that is not a section.
     """
-    for key, value in sorted(settings, key=lambda setting: not setting[0].endswith("kind")):
+    for key, value in sorted(settings, key=_kinds_first):
         _set(table, key, value)
+
+
+def _kinds_first(setting: tuple[str, Any]) -> tuple[bool, int]:
+    *parents, last = setting[0].split(".")
+    return (last != "kind", len(parents) if last == "kind" else 0)
 
 
 def _set(table: dict[str, Any], key: str, value: Any) -> None:

@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A frozen table of the file: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class UnitScaling(Section):
@@ -221,7 +221,7 @@ class Checkpoint(Section):
 class Config(Section):
     """A run of binjax."""
 
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Positive = 10
     batch_size: Positive = 100
     loss: Literal["squared_hinge", "hinge", "cross_entropy"] = "squared_hinge"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,8 +30,16 @@ def summarize_totals(totals: Totals) -> dict[str, float]:
     return {"loss": float(totals.loss) / images, "accuracy": int(totals.correct) / images}
 
 
-def evaluate_run(config: Config, folder: RunFolder, *, last: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    config: Config, folder: RunFolder, warn: Callable[[str], None], *, last: bool = False
+) -> dict[str, Any]:
     """Test a run's best epoch (by validation accuracy), or its last checkpoint.
+
+    Args:
+        config: of the run.
+        folder: the run's files.
+        warn: told of damaged checkpoints that were passed over.
+        last: the newest checkpoint, not the best epoch's.
 
     Returns:
         ``test_accuracy``, ``test_loss``, ``epoch``, ``step``, ``images``.
@@ -41,7 +50,9 @@ def evaluate_run(config: Config, folder: RunFolder, *, last: bool = False) -> di
     dataset = load_data(config)
     task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
     like = jax.eval_shape(task.init)
-    restored, _ = checkpoint.restore_latest(folder.checkpoints, like)
+    restored, problems = checkpoint.restore_latest(folder.checkpoints, like)
+    for problem in problems:
+        warn(f"{problem}; falling back to the one before")
     if restored is None:
         raise CheckpointError(f"{folder.root}: has no checkpoint yet")
     best = restored.meta["best_step"]
