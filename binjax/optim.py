@@ -69,8 +69,9 @@ def scale_by_shift_adamax(
         raise ValueError(f'shift-AdaMax variant is "paper" or "torch", not {variant!r}')
 
     def init(params: optax.Params) -> ShiftAdaMaxState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return ShiftAdaMaxState(jnp.zeros([], jnp.int32), zeros, zeros)
+        # Two trees: one shared by both moments could not be donated.
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return ShiftAdaMaxState(jnp.zeros([], jnp.int32), mu, nu)
 
     def first_moment(m: jax.Array, g: jax.Array) -> jax.Array:
         return _unfused(b1 * m) + _unfused((1 - b1) * g)
@@ -143,7 +144,9 @@ def _scale_by_shifted_rate(
 
 
 def _bias_correction(b1: ArrayLike, count: jax.Array) -> jax.Array:
-    return 1 - jnp.asarray(b1, jnp.float32) ** count
+    # 1 - b1^t by way of the logarithm: b1 rounded to float32 before the power costs 1e-5 of it.
+    log_b1 = math.log(b1) if isinstance(b1, float) and b1 > 0 else jnp.log(b1)
+    return -jnp.expm1(count.astype(jnp.float32) * log_b1)
 
 
 def _unfused(product: jax.Array) -> jax.Array:
@@ -169,10 +172,8 @@ def scale_by_glorot(
     """
 
     def scaled(path: Any, update: jax.Array) -> jax.Array:
-        factor = glorot_scale(update.shape, jax.tree_util.keystr(path))
-        if power_of_two:
-            factor = 2.0 ** math.floor(math.log2(factor) + 0.5)
-        return update * factor
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return update * glorot_scale(update.shape, power_of_two=power_of_two, name=name)
 
     def update(
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
@@ -183,21 +184,31 @@ def scale_by_glorot(
     return _masked(optax.GradientTransformation(optax.init_empty_state, update), mask)
 
 
-def glorot_scale(shape: tuple[int, ...], name: str = "parameter") -> float:
-    """``1/sqrt(1.5/(fan_in + fan_out))`` of a kernel shape ``(in, out)`` or ``(..., in, out)``."""
+def glorot_scale(
+    shape: tuple[int, ...], *, power_of_two: bool = False, name: str = "parameter"
+) -> float:
+    """``1/sqrt(1.5/(fan_in + fan_out))`` of a kernel shape ``(in, out)`` or ``(..., in, out)``.
+
+    With ``power_of_two`` rounded in log space, half upwards.
+
+    Raises:
+        ValueError: fewer than two axes; the message calls the parameter ``name``.
+    """
     if len(shape) < 2:
         raise ValueError(
             f"{name} of shape {shape} has no fan-in and fan-out; mask it out of the Glorot scale"
         )
-    receptive = math.prod(shape[:-2])
-    return 1 / math.sqrt(1.5 / (receptive * (shape[-2] + shape[-1])))
+    square = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 1.5
+    if power_of_two:
+        return 2.0 ** math.floor((math.log2(square) + 1) / 2)
+    return math.sqrt(square)
 
 
 def clip_latent(limit: float = 1.0, mask: Any | None = None) -> optax.GradientTransformation:
     """Keep latent weights in ``[-limit, limit]``. Must be the last transform of the chain.
 
-    The new weights never leave the range; where a step is cut they land on ``±limit`` or, since
-    an update is added in floating point, one ulp inside of it.
+    Weights that start in the range never leave it; where a step is cut they land on ``±limit``
+    or, since an update is added in floating point, one ulp inside of it.
 
     Args:
         limit: H of the paper's ±H weights, > 0.

@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-_UNSIGNED = {16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
-
 
 def ap2(x: ArrayLike) -> jax.Array:
     """The power of two nearest to ``x`` in log space: ``sign(x)·2^round(log2|x|)``.
@@ -32,11 +30,11 @@ def ap2(x: ArrayLike) -> jax.Array:
     Raises:
         TypeError: x is not floating.
     """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    x = jax.lax.stop_gradient(jnp.asarray(x))
+    if x.dtype not in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64):
         raise TypeError(f"ap2 needs a floating dtype, got {x.dtype}; convert x first")
     info = jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]
-    unsigned = _UNSIGNED[info.bits]
+    unsigned = jnp.dtype(f"uint{info.bits}")
 
     def word(value: int) -> jax.Array:
         return jnp.asarray(value, unsigned)

@@ -33,11 +33,16 @@ class StraightThrough(Protocol):
 def sign(x: ArrayLike) -> jax.Array:
     """+1 where ``x >= 0`` (so also at -0.0), -1 below, NaN at NaN. Any shape, any float dtype.
 
+    Read off the bits, so that a negative subnormal gives -1 on devices that take it for zero too.
     Its derivative is zero; use :func:`ste_sign` to train.
     """
-    x = _floating("sign", x)
+    x = jax.lax.stop_gradient(_floating("sign", x))
+    bits = jnp.finfo(x.dtype).bits  # type: ignore[no-untyped-call]
+    unsigned = jnp.dtype(f"uint{bits}")
+    minus_zero = jnp.asarray(1 << (bits - 1), unsigned)
     ones = jnp.ones_like(x)
-    return jnp.where(x >= 0, ones, jnp.where(x < 0, -ones, x))
+    value = jnp.where(jax.lax.bitcast_convert_type(x, unsigned) > minus_zero, -ones, ones)
+    return jnp.where(jnp.isnan(x), x, value)
 
 
 def straight_through(
@@ -62,7 +67,7 @@ def straight_through(
     return _elementwise(
         forward,
         residual=lambda x, *params: (x, *params),
-        pullback=lambda kept, g: g * derivative(*kept),
+        pullback=lambda kept, g: g * derivative(*kept).astype(g.dtype),
     )
 
 
@@ -208,7 +213,8 @@ def stochastic_sign(key: jax.Array, x: ArrayLike, *, autodiff: Autodiff = "vjp")
         ±1 of x's shape and dtype, NaN where x is NaN. At ``|x| >= 1`` it equals ``sign(x)``.
     """
     x = _floating("stochastic_sign", x)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    bits = jnp.finfo(x.dtype).bits  # type: ignore[no-untyped-call]
+    wide = x.dtype if bits >= 32 else jnp.float32
     noise = jax.random.uniform(key, x.shape, wide, minval=-1, maxval=1)
     return _stochastic(x, noise, autodiff=autodiff)
 

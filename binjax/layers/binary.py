@@ -192,6 +192,11 @@ def _operands(
         x = dropout(None if key is None else jax.random.fold_in(key, 1), x, layer.dropout)
     kernel = quantize(layer.kernel_quantizer, layer.kernel[...], train=train, key=None)
     dtype = layer.dtype if layer.dtype is not None else x.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{type(layer).__name__} computes in a floating dtype, got {dtype} inputs; "
+            "scale images to floats first or give dtype="
+        )
     return x.astype(dtype), kernel.astype(dtype)
 
 

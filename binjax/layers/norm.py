@@ -54,7 +54,7 @@ class BatchNorm(nnx.Module):
         ``key`` is not used; it is there so that all layers are called alike.
         """
         _check_channels("BatchNorm", x, self.n)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = _at_least_float32(x)
         if train:
             axes = tuple(range(x.ndim - 1))
             mean = jnp.mean(wide, axes)
@@ -117,11 +117,11 @@ class ShiftBatchNorm(nnx.Module):
         ``key`` is not used; it is there so that all layers are called alike.
         """
         _check_channels("ShiftBatchNorm", x, self.n)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = _at_least_float32(x)
         if train:
-            y, mean, inverse_std = shift_normalize(
-                wide, self.scale[...], self.bias[...], jnp.asarray(self.eps, wide.dtype)
-            )
+            scale, bias = (p[...].astype(wide.dtype) for p in (self.scale, self.bias))
+            eps = jnp.asarray(self.eps, wide.dtype)
+            y, mean, inverse_std = shift_normalize(wide, scale, bias, eps)
             _move(self.mean, mean, self.momentum)
             _move(self.inverse_std, inverse_std, self.momentum)
         else:
@@ -184,6 +184,11 @@ def _move(running: nnx.BatchStat[jax.Array], batch: jax.Array, momentum: float) 
     old = running[...]
     new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(batch).astype(old.dtype)
     running[...] = new
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    bits = jnp.finfo(x.dtype).bits  # type: ignore[no-untyped-call]
+    return x if bits >= 32 else x.astype(jnp.float32)
 
 
 def _per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
