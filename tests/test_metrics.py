@@ -1,0 +1,132 @@
+"""Telemetry of binary networks against plain numpy, edges included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import binjax
+from binjax import metrics
+
+BELOW, ABOVE = np.nextafter(np.float32(1), np.float32([0, 2]))
+NORMAL = np.finfo(np.float32).tiny
+SUBNORMAL = np.float32([1e-45, -1e-45, 1e-39, -1e-39])
+EDGE = np.asarray([0, -0.0, NORMAL, -NORMAL, 1, -1, BELOW, -ABOVE, np.inf, -np.inf], np.float32)
+
+
+def entropy_of(x):
+    """Mean over channels of the sign's entropy in bits, by the definition."""
+    x = x.reshape(-1, x.shape[-1])
+    found = []
+    for column in x.T:
+        shares = [np.mean(column >= 0), np.mean(~(column >= 0))]
+        found.append(-sum(p * np.log2(p) for p in shares if p > 0))
+    return np.mean(found)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (5, 9), (3, 3, 4, 5)])
+@pytest.mark.usefixtures("strict_promotion")
+def test_flip_ratio(rng, shape):
+    old, new = rng.normal(size=(2, *shape)).astype(np.float32)
+    found = metrics.flip_ratio(old, new)
+    assert (found.dtype, found.shape) == (jnp.float32, ())
+    assert float(found) == pytest.approx(np.mean((old >= 0) != (new >= 0)), abs=1e-7)
+    assert metrics.flip_ratio(old, old) == 0
+    assert metrics.flip_ratio(np.abs(old) + 1, -np.abs(old) - 1) == 1
+
+
+def test_flip_ratio_at_the_edge():
+    """Both zeros are +1; sizes do not count."""
+    flips = (EDGE >= 0) != (-EDGE >= 0)
+    assert float(metrics.flip_ratio(EDGE, -EDGE)) == pytest.approx(np.mean(flips))
+    assert metrics.flip_ratio(np.float32([0.0]), np.float32([-0.0])) == 0
+    assert metrics.flip_ratio(np.float32([0.0]), np.float32([-1.0])) == 1
+    assert metrics.flip_ratio(np.float32([5.0]), np.float32([0.0])) == 0
+
+
+def test_flip_ratio_counts_what_sign_sees():
+    """Whether subnormals are zeros is the back end's choice, one for both."""
+    old = np.concatenate([EDGE, SUBNORMAL])
+    for new in (-old, np.ones_like(old), -np.ones_like(old)):
+        flips = np.mean(np.asarray(binjax.sign(old)) != np.asarray(binjax.sign(new)))
+        assert float(metrics.flip_ratio(old, new)) == pytest.approx(flips)
+        packed = metrics.packed_flip_ratios(
+            metrics.pack_signs({"a": jnp.asarray(old)}), {"a": jnp.asarray(new)}
+        )
+        assert float(packed["a"]) == pytest.approx(flips)
+
+
+def test_flip_ratio_of_different_shapes():
+    with pytest.raises(ValueError, match=r"flip_ratio: shapes \(3,\) and \(4,\) differ"):
+        metrics.flip_ratio(np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.5])
+@pytest.mark.usefixtures("strict_promotion")
+def test_saturation(rng, clip):
+    x = rng.normal(size=(6, 3, 3, 5)).astype(np.float32)
+    found = metrics.saturation(x, clip)
+    assert (found.dtype, found.shape) == (jnp.float32, ())
+    assert float(found) == pytest.approx(np.mean(np.abs(x) > clip), abs=1e-7)
+
+
+def test_saturation_at_the_edge():
+    """The gradient passes at exactly ±1 (|x| <= 1), so these do not count."""
+    for value, expected in ((1, 0), (-1, 0), (BELOW, 0), (ABOVE, 1), (-ABOVE, 1), (np.inf, 1)):
+        assert metrics.saturation(np.float32([value])) == expected
+
+
+@pytest.mark.parametrize("shape", [(50, 1), (50, 7), (8, 3, 3, 5)])
+@pytest.mark.usefixtures("strict_promotion")
+def test_sign_entropy(rng, shape):
+    x = (rng.normal(size=shape) + rng.normal(size=shape[-1])).astype(np.float32)
+    found = metrics.sign_entropy(x)
+    assert (found.dtype, found.shape) == (jnp.float32, ())
+    assert float(found) == pytest.approx(entropy_of(x), abs=1e-6)
+
+
+def test_sign_entropy_of_known_channels():
+    dead, balanced = np.ones(8), np.asarray([1, -1] * 4)
+    quarter = np.asarray([1, -1, -1, -1] * 2)
+    assert metrics.sign_entropy(np.stack([dead, -dead], -1)) == 0
+    assert metrics.sign_entropy(balanced[:, None]) == pytest.approx(1)
+    assert metrics.sign_entropy(np.stack([dead, balanced], -1)) == pytest.approx(0.5)
+    bits = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))
+    assert metrics.sign_entropy(quarter[:, None]) == pytest.approx(bits)
+    # Zero counts as +1, and channels are not mixed.
+    assert metrics.sign_entropy(np.asarray([[0.0], [-0.0], [-1.0], [-2.0]])) == pytest.approx(1)
+    assert metrics.sign_entropy(np.asarray([[1.0, -1.0]] * 4)) == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 31, 32, 33, 1000])
+@pytest.mark.usefixtures("strict_promotion")
+def test_packed_flip_ratios_are_flip_ratios(rng, size):
+    """Sizes around a byte's end: padding bits must not count as flips."""
+    old, new = rng.normal(size=(2, size)).astype(np.float32)
+    signs = metrics.pack_signs({"a": jnp.asarray(old)})
+    assert signs["a"].dtype == jnp.uint8
+    assert np.array_equal(signs["a"], np.packbits(old >= 0))
+    found = metrics.packed_flip_ratios(signs, {"a": jnp.asarray(new)})
+    assert list(found) == ["a"]
+    assert found["a"].dtype == jnp.float32
+    assert float(found["a"]) == pytest.approx(float(metrics.flip_ratio(old, new)), abs=1e-7)
+
+
+def test_packed_flip_ratios_of_several_arrays(rng):
+    old = {"x": rng.normal(size=(3, 3, 2, 5)), "y": rng.normal(size=(4, 9))}
+    old = {name: jnp.asarray(value, jnp.float32) for name, value in old.items()}
+    new = {"x": -old["x"], "y": old["y"]}
+    found = jax.jit(metrics.packed_flip_ratios)(metrics.pack_signs(old), new)
+    assert float(found["x"]) == 1
+    assert float(found["y"]) == 0
+
+
+def test_under_jit(rng):
+    x = rng.normal(size=(16, 4)).astype(np.float32)
+    for function in (metrics.saturation, metrics.sign_entropy):
+        assert float(jax.jit(function)(x)) == pytest.approx(float(function(x)), abs=1e-6)

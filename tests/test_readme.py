@@ -1,0 +1,61 @@
+"""What the README shows runs, and what it claims is in the results table with its command."""
+
+import csv
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_setup_commands_stand_alone_in_their_blocks():
+    assert blocks("sh")[:2] == [
+        "pip install . && binjax train configs/quickstart.toml\n",
+        "pip install '.[test]' && pytest\n",
+    ]
+
+
+def test_example_trains():
+    (example,) = blocks("python")
+    scope: dict = {}
+    exec(example, scope)
+    images = jax.random.normal(jax.random.key(1), (50, 784))
+    labels = jnp.arange(50) % 10
+    state = (scope["params"], scope["stats"], scope["opt_state"])
+    losses = []
+    for _ in range(30):
+        *state, loss = scope["step"](*state, images, labels)
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_configs_it_names_exist():
+    for path in re.findall(r"configs/\w+\.toml", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_results_are_rows_of_the_csv():
+    rows = list(csv.DictReader((ROOT / "docs" / "results.csv").open(encoding="utf-8")))
+    table = re.findall(r"^\| (.+?) \| `(binjax train .+?)` \| ([\d.]+) ± ([\d.]+) \|", README, re.M)
+    assert table
+    known = {(row["command"], row["mean"], row["sd"]) for row in rows}
+    for name, command, mean, sd in table:
+        assert (command, mean, sd) in known, name
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_configs_say_what_they_claim(config):
+    header = [
+        line for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
+    text = " ".join(header)
+    assert f"binjax train configs/{config.name}" in text
+    assert "not yet run" in text or re.search(r"0\.\d+ ± 0\.\d+ over \d seeds", text)

@@ -1,0 +1,151 @@
+"""What a network weighs: Larq's published counts, and sums over rows."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, Sequential, ShiftBatchNorm
+from binjax.models import MODELS
+from binjax.summary import summarize, table
+
+
+def of_model(kind, shape, **options):
+    model = nnx.eval_shape(lambda: MODELS[kind](shape, 10, rngs=nnx.Rngs(0), **options))
+    return summarize(model, shape)
+
+
+@pytest.fixture(scope="module")
+def larq():
+    return of_model("larq_cifar10", (32, 32, 3))
+
+
+def test_larq_tutorial(larq):
+    """docs.larq.dev, "BinaryNet on CIFAR10": the summary printed there."""
+    assert larq.keras_params == 10_363_550
+    assert larq.trainable == 10_355_850
+    assert (larq.params_1bit, larq.params_32bit) == (10_352_000, 7_700)
+    assert larq.params == 10_359_700
+    assert larq.macs == {"1": 510_961_664, "2": 0, "32": 3_110_400}
+    assert larq.memory_bytes == 1_324_800
+
+
+def test_rows_of_the_larq_tutorial(larq):
+    rows = {row.name: row for row in larq.rows}
+    assert [row.name for row in larq.rows] == [
+        f"{'conv' if i < 7 else 'dense'}{i}" if part == "kernel" else f"norm{i}"
+        for i in range(1, 10)
+        for part in ("kernel", "norm")
+    ]
+    assert (rows["conv1"].input_bits, rows["conv1"].kernel_bits) == (32, 1)
+    assert (rows["conv2"].input_bits, rows["conv2"].kernel_bits) == (1, 1)
+    assert rows["conv1"].macs == 3_110_400 == 30 * 30 * 3 * 3 * 3 * 128
+    assert rows["conv2"].macs == 30 * 30 * 3 * 3 * 128 * 128
+    assert rows["conv6"].output_shape == (7, 7, 512)
+    assert rows["dense7"].params_1bit == 4608 * 1024
+    assert rows["norm1"].params_32bit == 256
+    assert rows["norm1"].macs == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "trainable", "binary"),
+    [
+        ("mlp", (28, 28, 1), 36_843_550, 36_806_656),
+        ("cifar10_convnet", (32, 32, 3), 14_033_566, 14_022_016),
+        ("svhn_convnet", (32, 32, 3), 6_406_494, 6_397_632),
+    ],
+)
+def test_the_papers_networks(kind, shape, trainable, binary):
+    found = of_model(kind, shape)
+    assert (found.trainable, found.params_1bit) == (trainable, binary)
+    # With scale and bias, what deployed batch norms hold is what they learned.
+    assert found.params_32bit == trainable - binary
+    assert found.keras_params == trainable + (trainable - binary) * 2 // 3
+
+
+def test_totals_are_sums_of_rows(larq):
+    assert larq.params_1bit == sum(row.params_1bit for row in larq.rows)
+    assert larq.params_32bit == sum(row.params_32bit for row in larq.rows)
+    assert larq.memory_bytes == sum(row.memory_bytes for row in larq.rows)
+    assert sum(larq.macs.values()) == sum(row.macs for row in larq.rows)
+
+
+def build(*layers):
+    return Sequential({f"layer{i}": layer for i, layer in enumerate(layers)})
+
+
+def test_every_kind_of_layer():
+    rngs = nnx.Rngs(0)
+    model = build(
+        BinaryConv(3, 5, (2, 3), input_quantizer=None, padding="VALID", use_bias=True, rngs=rngs),
+        ShiftBatchNorm(5),
+        BinaryConv(5, 2, strides=(2, 2), rngs=rngs),
+        Flatten(),
+        BatchNorm(4 * 3 * 2, use_scale=False),
+        BinaryDense(24, 7, kernel_quantizer=None, rngs=rngs),
+        BinaryDense(7, 3, input_quantizer=None, kernel_quantizer=None, rngs=rngs),
+    )
+    found = summarize(model, (8, 8, 3))  # 7x6 behind the first layer, 4x3 behind the second
+    rows = {row.name: row for row in found.rows}
+    assert "layer3" not in rows
+    assert rows["layer0"].output_shape == (7, 6, 5)
+    assert (rows["layer0"].params_1bit, rows["layer0"].params_32bit) == (2 * 3 * 3 * 5, 5)
+    assert rows["layer0"].macs == 2 * 3 * 3 * 5 * 7 * 6
+    assert rows["layer2"].macs == 9 * 5 * 2 * 4 * 3
+    # A binary input and a real kernel count as 32-bit.
+    assert [rows["layer5"].input_bits, rows["layer5"].kernel_bits] == [1, 32]
+    assert (rows["layer5"].params_1bit, rows["layer5"].params_32bit) == (0, 24 * 7)
+    assert [rows["layer6"].input_bits, rows["layer6"].kernel_bits] == [32, 32]
+    assert found.macs == {"1": 1080, "2": 0, "32": 3780 + 24 * 7 + 21}
+    assert found.params_1bit == 90 + 90
+    assert found.params_32bit == 5 + 10 + 48 + 168 + 21
+    assert found.memory_bytes == 23 + 4 * found.params_32bit  # 180 bits: rounded up to bytes
+    assert found.trainable == 90 + 5 + 10 + 90 + 24 + 168 + 21
+    assert found.keras_params == found.trainable + 10 + 48
+
+
+def test_a_real_model_is_left_as_it_was():
+    model = MODELS["mlp"]((4, 4, 1), 3, widths=(8,), rngs=nnx.Rngs(0))
+    before = nnx.to_pure_dict(nnx.state(model))
+    assert summarize(model, (4, 4, 1)).trainable == 16 * 8 + 8 * 3 + 3 * (8 + 3)
+    after = nnx.to_pure_dict(nnx.state(model))
+    assert before.keys() == after.keys()
+    assert jnp.array_equal(before["dense1"]["kernel"], after["dense1"]["kernel"])
+
+
+def test_json(larq):
+    found = json.loads(json.dumps(larq.as_json()))
+    assert found["params"] == 10_359_700
+    assert found["macs"] == {"1": 510_961_664, "2": 0, "32": 3_110_400}
+    assert found["memory_bytes"] == 1_324_800
+    assert [layer["name"] for layer in found["layers"]][:2] == ["conv1", "norm1"]
+    assert set(found) == {
+        *("params", "params_1bit", "params_32bit", "trainable", "keras_params"),
+        *("memory_bytes", "macs", "layers"),
+    }
+
+
+def test_table():
+    found = of_model("mlp", (2, 2, 1), widths=(16,), use_bias=False)
+    assert table(found) == (
+        "layer   kind         output  in/kernel bits  1-bit x 1  32-bit x 1   KiB  MACs\n"
+        "------------------------------------------------------------------------------\n"
+        "dense1  BinaryDense  16                32/1         64           0  0.01    64\n"
+        "norm1   BatchNorm    16                   -          0          32  0.12     0\n"
+        "dense2  BinaryDense  10                 1/1        160           0  0.02   160\n"
+        "norm2   BatchNorm    10                   -          0          20  0.08     0\n"
+        "\n"
+        "parameters            276 (224 of 1 bit, 52 of 32)\n"
+        "trainable             276\n"
+        "with batch statistics 328\n"
+        "deployed memory       0.000 MiB (in float32 0.001 MiB, 4.7 times as much)\n"
+        "MACs per image        224 (71.43% binary)"
+    )
+
+
+def test_the_table_of_the_larq_tutorial(larq):
+    text = table(larq)
+    assert "deployed memory       1.263 MiB (in float32 39.519 MiB, 31.3 times as much)" in text
+    assert "MACs per image        514,072,064 (99.39% binary)" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
