@@ -76,8 +76,10 @@ def save(root: Path, step: int, tree: Any, meta: Mapping[str, Any]) -> Path:
             shutil.rmtree(target)
         temporary.rename(target)
         _sync_path(root)
-    except OSError as error:
-        raise CheckpointError(f"{root}: cannot write a checkpoint: {error}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        # Orbax reports a full disk as a ValueError of many lines.
+        why = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{root}: cannot write a checkpoint: {why}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -266,8 +268,8 @@ def _sync_path(path: Path) -> None:
 def _orbax_save(folder: Path, tree: dict[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
-    # Orbax warns that there is nothing to merge when a single process writes.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax warns that there is nothing to merge when one process writes, and logs what it raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
 

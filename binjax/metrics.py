@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from binjax.ste import sign
+
 
 def flip_ratio(old: ArrayLike, new: ArrayLike) -> jax.Array:
     """Share of elements whose sign differs (sign(0) = +1), float32 scalar.
@@ -21,7 +23,7 @@ def flip_ratio(old: ArrayLike, new: ArrayLike) -> jax.Array:
     old, new = jnp.asarray(old), jnp.asarray(new)
     if old.shape != new.shape:
         raise ValueError(f"flip_ratio: shapes {old.shape} and {new.shape} differ")
-    return jnp.mean((old >= 0) != (new >= 0), dtype=jnp.float32)
+    return jnp.mean(sign(old) != sign(new), dtype=jnp.float32)
 
 
 def saturation(x: ArrayLike, clip_value: float = 1.0) -> jax.Array:
@@ -47,7 +49,7 @@ def sign_entropy(x: ArrayLike) -> jax.Array:
 
 def pack_signs(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Signs of each array as bits, uint8 ``[ceil(size/8)]``, to compare with later ones."""
-    return {name: jnp.packbits(w.reshape(-1) >= 0) for name, w in weights.items()}
+    return {name: jnp.packbits(sign(w).reshape(-1) > 0) for name, w in weights.items()}
 
 
 def packed_flip_ratios(

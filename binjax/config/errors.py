@@ -23,8 +23,7 @@ def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
     if error["type"].startswith("union_tag"):
         keys = [*keys, "kind"]
     key = ".".join(keys)
-    given = [k for k in origin if key == k or key.startswith(k + ".")]
-    label = origin[given[0]] if given else f"{name}: {key}"
+    label = _label(key, name, origin)
     match error["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(keys[-1], section.model_fields, n=3, cutoff=0.5)
@@ -37,9 +36,21 @@ def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
         case "missing":
             return f"{label}: is missing and has no default"
     wanted = error["msg"].removeprefix("Input should be ").replace("valid tuple", "list")
-    if error["type"] == "model_type":
+    if error["type"] in ("model_type", "model_attributes_type"):
         wanted = "a section of keys"
+    elif error["type"] == "too_short":
+        wanted = "at least one item"
     return f"{label}: wants {wanted}, got {error['input']!r}"
+
+
+def _label(key: str, name: str, origin: Mapping[str, str]) -> str:
+    """The flag that set a key, set the section it is in, or set something below it; else file."""
+    for given, flag in origin.items():
+        if key == given or given.startswith(key + "."):
+            return flag
+        if key.startswith(given + "."):
+            return flag + key.removeprefix(given)
+    return f"{name}: {key}"
 
 
 def _known(section: type[BaseModel]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Quantizer = Literal["ste_sign", "approx_sign", "swish_sign", "stochastic_sign", "noop"]
 KernelQuantizer = Literal["ste_sign", "approx_sign", "swish_sign", "noop"]
@@ -12,6 +12,15 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], BeforeValidator(_listed), Field(min_length=1)]
+"""One or more; a single value may stand without brackets."""
 
 
 class Section(BaseModel):
@@ -30,9 +39,9 @@ class StandardScaling(Section):
     """Pixels to ``(pixel - mean)/std``, per channel or one number for all."""
 
     kind: Literal["standard"] = "standard"
-    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    mean: Listed[float]
     """in units of 0..255"""
-    std: Annotated[tuple[Rate, ...], Field(min_length=1)]
+    std: Listed[Rate]
     """in units of 0..255"""
 
 
@@ -45,7 +54,7 @@ class Data(Section):
     """folder of the files; default BINJAX_DATA_DIR, then the user's cache"""
     validation: NonNegative | None = None
     """images taken from the end of the training set; default the data set's own"""
-    train_files: tuple[str, ...] | None = None
+    train_files: Listed[str] | None = None
     """use only these training files of a set that has several"""
     limit_train: Positive | None = None
     """use only the first so many training images"""
@@ -95,7 +104,7 @@ class MLP(_BinaryNet):
     """The paper's permutation-invariant MNIST network, any widths."""
 
     kind: Literal["mlp"] = "mlp"
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4096, 4096, 4096)
+    widths: Listed[Positive] = (4096, 4096, 4096)
     input_dropout: Share = 0.2
     hidden_dropout: Share = 0.5
 
@@ -104,7 +113,7 @@ class Cifar10ConvNet(_BinaryNet):
     """The paper's CIFAR-10 ConvNet: 2x128C3-MP2-2x256C3-MP2-2x512C3-MP2-1024-1024-10."""
 
     kind: Literal["cifar10_convnet"] = "cifar10_convnet"
-    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512)
+    channels: Listed[Positive] = (128, 256, 512)
     """of each pair of convolutions; a 2x2 max-pool follows each pair"""
     widths: tuple[Positive, ...] = (1024, 1024)
     """of the dense layers before the last"""
@@ -114,7 +123,7 @@ class SvhnConvNet(_BinaryNet):
     """The paper's SVHN ConvNet: the CIFAR-10 one with half the channels."""
 
     kind: Literal["svhn_convnet"] = "svhn_convnet"
-    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 128, 256)
+    channels: Listed[Positive] = (64, 128, 256)
     """of each pair of convolutions; a 2x2 max-pool follows each pair"""
     widths: tuple[Positive, ...] = (1024, 1024)
     """of the dense layers before the last"""
@@ -221,7 +230,8 @@ class Checkpoint(Section):
 class Config(Section):
     """A run of binjax."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """JAX keeps 32 bits of it"""
     epochs: Positive = 10
     batch_size: Positive = 100
     loss: Literal["squared_hinge", "hinge", "cross_entropy"] = "squared_hinge"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,23 +14,32 @@ from binjax.train.state import TrainState
 from binjax.train.task import Task
 
 
-def find_bad_layer(task: Task, state: TrainState, images: np.ndarray) -> str:
-    """What is wrong first, on the way from the input to the loss, as a phrase.
+def find_bad_layer(task: Task, state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
+    """What is wrong first, on the way from the input to the gradients, as a phrase.
 
     Args:
-        state: frozen before the failing step.
-        images: that step's batch, uint8 ``[n, h, w, c]``.
+        task: what was trained.
+        state: as left by the failing step, which changed nothing but counters.
+        images, labels: that step's batch.
     """
     for name, leaf in _leaves(state.params) + _leaves(state.stats):
         if not np.all(np.isfinite(leaf)):
             return f"{name} is not finite"
     model = nnx.merge(task.graphdef, state.params, state.stats)
     recorded = capture(model, task.preprocess(jnp.asarray(images)))
-    for layer in _in_order(model, list(recorded)):
+    order = _order(model)
+    for layer in sorted(recorded, key=order):
         for values in recorded[layer].values():
             if not np.all(np.isfinite(values)):
                 return f"the output of layer {layer} is not finite"
-    return "the loss itself is not finite"
+    state = state._replace(step=state.failed_step)
+    (loss, _), gradients = task.gradient(state, jnp.asarray(images), jnp.asarray(labels))
+    if not np.isfinite(loss):
+        return "the loss itself is not finite"
+    for name, leaf in sorted(_leaves(gradients), key=lambda item: order(item[0]), reverse=True):
+        if not np.all(np.isfinite(leaf)):
+            return f"the gradient of {name} is not finite"
+    return "the loss or a gradient was not finite"
 
 
 def _leaves(tree: object) -> list[tuple[str, np.ndarray]]:
@@ -39,7 +50,7 @@ def _leaves(tree: object) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def _in_order(model: nnx.Module, layers: list[str]) -> list[str]:
+def _order(model: nnx.Module) -> Callable[[str], int]:
     names = model.names if isinstance(model, Sequential) else ()
-    order = {name: i for i, name in enumerate(names)}
-    return sorted(layers, key=lambda layer: order.get(layer.split("/")[0], len(order)))
+    positions = {name: i for i, name in enumerate(names)}
+    return lambda path: positions.get(path.split("/")[0], len(positions))

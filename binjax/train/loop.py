@@ -17,7 +17,7 @@ from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
 from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, stop_signals
-from binjax.train.rundir import RunFolder, write_atomic
+from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
 from binjax.train.task import Task, load_data, make_task
 
@@ -52,15 +52,15 @@ def fit(
     """
     dataset = load_data(config)
     task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
-    resuming = resume and folder.exists()
-    if resuming:
-        folder.go_on(config)
-    else:
-        folder.create(config, argv)
-        write_atomic(folder.root / "summary.txt", _summary(task, dataset))
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter, writer)
-    state = _restore(run) if resuming else task.init()
+    if resume and folder.exists():
+        folder.check_same(config)
+        state = _restore(run)
+        folder.note(config)
+    else:
+        folder.create(config, argv, _summary(task, dataset))
+        state = task.init()
     reporter.start(config, run.progress.epoch, task.steps_per_epoch)
     with stop_signals() as stop:
         try:
@@ -85,8 +85,13 @@ def _restore(run: Run) -> TrainState:
     if restored is None:
         run.folder.rewind(0)
         return run.task.init()
-    run.folder.rewind(restored.step)
     run.progress = Progress(**restored.meta)
+    if run.progress.epoch > run.task.config.epochs:
+        raise RunError(
+            f"{run.folder.root}: has {run.progress.epoch} epochs already, "
+            f"epochs = {run.task.config.epochs} is less; give --out another folder"
+        )
+    run.folder.rewind(restored.step)
     state: TrainState = jax.tree.map(jnp.asarray, restored.tree)
     return state
 
@@ -178,12 +183,12 @@ def _check_finite(run: Run, state: TrainState) -> None:
     if failed < 0:
         return
     epoch, batch = divmod(failed, run.task.steps_per_epoch)
-    images, _ = next(
+    images, labels = next(
         data.train_batches(
             run.dataset.train, run.task.batch_size, run.task.config.seed, epoch, batch
         )
     )
-    why = find_bad_layer(run.task, state, images)
+    why = find_bad_layer(run.task, state, images, labels)
     run.writer.wait()
     good = checkpoint.steps(run.folder.checkpoints)
     last = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
@@ -192,7 +197,8 @@ def _check_finite(run: Run, state: TrainState) -> None:
 
 def _save_and_stop(run: Run, state: TrainState) -> None:
     _check_finite(run, state)
-    if run.progress.batch:
+    run.writer.wait()
+    if run.step not in checkpoint.steps(run.folder.checkpoints):
         run.save(state)
     run.writer.wait()
     raise Interrupted(run.folder)

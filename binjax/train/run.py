@@ -73,11 +73,15 @@ class Run:
     writer: checkpoint.Writer
     progress: Progress = field(default_factory=Progress)
 
+    @property
+    def step(self) -> int:
+        """Steps taken since the beginning."""
+        return self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
+
     def save(self, state: TrainState) -> None:
         """Checkpoint a copy of the state; the writing goes on in a thread."""
         copied = _copy(state)
-        step = self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
-        self.writer.submit(step, copied, self.progress.as_meta(), self.progress.best_step)
+        self.writer.submit(self.step, copied, self.progress.as_meta(), self.progress.best_step)
 
 
 _copy: Callable[[TrainState], TrainState] = jax.jit(lambda state: jax.tree.map(jnp.copy, state))

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from binjax import checkpoint
 from binjax import config as configs
 from binjax.config import Config
 
 _PACKAGES = ("binjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# What may change when a run goes on: where things are, how long it trains, how often it saves.
-_MAY_CHANGE = ("epochs", "data.dir", "checkpoint")
 
 
 class RunError(ValueError):
@@ -54,40 +53,54 @@ class RunFolder:
         """Whether a run has been started here."""
         return self.config.exists()
 
-    def create(self, config: Config, argv: Sequence[str]) -> None:
-        """Make the folder and write config.toml and environment.json.
+    def create(self, config: Config, argv: Sequence[str], summary: str) -> None:
+        """Make the folder and write summary.txt, environment.json and, last, config.toml.
 
         Raises:
-            RunError: it holds a run already, holds other files, or cannot be written.
+            RunError: it holds a run or a part of one already, or cannot be written.
         """
         if self.exists():
             raise RunError(
                 f"{self.root}: holds a run already; go on with it (--resume auto) "
                 "or give --out another folder"
             )
+        if self.metrics.exists() or checkpoint.steps(self.checkpoints):
+            raise RunError(
+                f"{self.root}: holds metrics.jsonl or checkpoints of a run but no config.toml; "
+                "give --out another folder"
+            )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.root}: cannot be made: {error.strerror}") from None
         environment = json.dumps(describe_environment(config, argv), indent=1)
+        write_atomic(self.root / "summary.txt", summary)
         write_atomic(self.root / "environment.json", environment + "\n")
         write_atomic(self.config, configs.dump(config))
 
-    def go_on(self, config: Config) -> None:
-        """Take up a run again: refuse other settings, note what may have changed.
+    def check_same(self, config: Config) -> None:
+        """Refuse to go on with a run under other settings.
+
+        Where things are, how often the run is saved and, unless the learning rate depends on it,
+        how long it trains may change.
 
         Raises:
-            RunError: settings differ in more than epochs, data.dir and checkpoint.
+            RunError: other settings differ.
             binjax.config.ConfigError: the run's config.toml cannot be read.
         """
-        old = configs.load(self.config)
-        keys = configs.differences(old, config, ignore=_MAY_CHANGE)
+        may_change = ["data.dir", "checkpoint"]
+        if config.optimizer.schedule.kind not in ("exponential", "cosine"):
+            may_change.append("epochs")
+        keys = configs.differences(configs.load(self.config), config, ignore=may_change)
         if keys:
             raise RunError(
                 f"{self.root}: holds a run with other settings ({', '.join(keys)}); "
                 "give --out another folder"
             )
-        if old != config:
+
+    def note(self, config: Config) -> None:
+        """Write config.toml anew if it says something else."""
+        if configs.load(self.config) != config:
             write_atomic(self.config, configs.dump(config))
 
     def append(self, line: Mapping[str, Any]) -> None:

@@ -22,23 +22,15 @@ from binjax.train.state import (
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Gradient = Callable[[TrainState, jax.Array, jax.Array], Any]
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 Evaluate = Callable[[Any, Any, Totals, Any, Any, Any], Totals]
 
 
-def make_step(
-    graphdef: nnx.GraphDef[Any],
-    optimizer: optax.GradientTransformation,
-    loss: Loss,
-    augment: Augment,
-    preprocess: Preprocess,
-) -> Step:
-    """``step(state, images, labels) -> (state, metrics)``, jitted; the state is donated.
-
-    Images are uint8 ``[n, h, w, c]``, labels int32 ``[n]``; metrics are scalars on the device:
-    ``loss``, ``accuracy``, ``failed_step``. A step whose loss is not finite, and every step
-    after it, leaves the weights alone and is noted in ``failed_step``.
-    """
+def make_gradient(
+    graphdef: nnx.GraphDef[Any], loss: Loss, augment: Augment, preprocess: Preprocess
+) -> Gradient:
+    """``gradient(state, images, labels) -> ((loss, (scores, stats)), gradients)`` of a step."""
 
     def objective(
         params: Any, stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
@@ -46,19 +38,33 @@ def make_step(
         scores, stats = apply(graphdef, params, stats, images, train=True, key=key)
         return loss(scores, labels), (scores, stats)
 
+    def gradient(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        images = preprocess(augment(jax.random.fold_in(key, 0), images))
+        return jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.stats, images, labels, jax.random.fold_in(key, 1)
+        )
+
+    return gradient
+
+
+def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> Step:
+    """``step(state, images, labels) -> (state, metrics)``, jitted; the state is donated.
+
+    Images are uint8 ``[n, h, w, c]``, labels int32 ``[n]``; metrics are scalars on the device:
+    ``loss``, ``accuracy``, ``failed_step``. A step whose loss or gradient is not finite, and
+    every step after it, leaves the weights alone; the first is noted in ``failed_step``.
+    """
+
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        images = preprocess(augment(jax.random.fold_in(key, 0), images))
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (value, (scores, stats)), grads = gradient(
-            state.params, state.stats, images, labels, jax.random.fold_in(key, 1)
-        )
+        (value, (scores, stats)), grads = gradient(state, images, labels)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        good = jnp.isfinite(value) & (state.failed_step < 0)
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(grads))]
+        good = jnp.all(jnp.stack(finite)) & (state.failed_step < 0)
         new, old = (params, stats, opt_state), (state.params, state.stats, state.opt_state)
         params, stats, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         correct = jnp.sum(jnp.argmax(scores, -1) == labels, dtype=jnp.int32)

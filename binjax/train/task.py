@@ -22,10 +22,12 @@ from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
     Evaluate,
+    Gradient,
     Preprocess,
     Step,
     make_begin_epoch,
     make_evaluate,
+    make_gradient,
     make_step,
     make_telemetry,
 )
@@ -38,6 +40,7 @@ class Task:
     config: Config
     graphdef: nnx.GraphDef[Any]
     init: Callable[[], TrainState]
+    gradient: Gradient
     step: Step
     evaluate: Evaluate
     begin_epoch: Callable[[TrainState], TrainState]
@@ -88,6 +91,7 @@ def make_task(
     mask = variable_mask(abstract, BinaryWeight)
     schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule, mask)
+    gradient = make_gradient(graphdef, loss, make_augment(config.data), preprocess)
 
     @jax.jit
     def init() -> TrainState:
@@ -107,7 +111,8 @@ def make_task(
         config=config,
         graphdef=graphdef,
         init=init,
-        step=make_step(graphdef, optimizer, loss, make_augment(config.data), preprocess),
+        gradient=gradient,
+        step=make_step(gradient, optimizer),
         evaluate=make_evaluate(graphdef, loss, preprocess),
         begin_epoch=make_begin_epoch(mask),
         telemetry=make_telemetry(graphdef, mask, preprocess),
@@ -167,7 +172,7 @@ def make_preprocess(
     for name, values in (("mean", scaling.mean), ("std", scaling.std)):
         if len(values) not in (1, channels):
             raise ConfigError(
-                f"data.scaling.{name}: wants 1 or {channels} numbers for images of {channels} "
+                f"data.scaling.{name}: wants one number or one for each of the {channels} "
                 f"channels, got {len(values)}"
             )
     mean, std = (v[0] if len(v) == 1 else v for v in (scaling.mean, scaling.std))
