@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from binjax.ste import QUANTIZERS as QUANTIZERS
     from binjax.ste import Stochastic as Stochastic
     from binjax.ste import approx_sign as approx_sign
+    from binjax.ste import declare as declare
     from binjax.ste import hard_sigmoid as hard_sigmoid
     from binjax.ste import hard_tanh as hard_tanh
     from binjax.ste import noop as noop
@@ -52,6 +53,7 @@ _FUNCTIONS = {
     "QUANTIZERS": "ste",
     "Stochastic": "ste",
     "approx_sign": "ste",
+    "declare": "ste",
     "hard_sigmoid": "ste",
     "hard_tanh": "ste",
     "noop": "ste",

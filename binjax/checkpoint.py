@@ -145,6 +145,14 @@ def restore_latest(root: Path, like: Any) -> tuple[Restored | None, list[str]]:
     return None, problems
 
 
+def set_aside(root: Path, step: int) -> None:
+    """Rename checkpoints after ``step``, which a run that goes on from there will write anew."""
+    for later in steps(root):
+        if later > step:
+            folder = root / f"{later:09d}"
+            folder.rename(folder.with_suffix(f".{uuid.uuid4().hex[:8]}.damaged"))
+
+
 def prune(root: Path, keep: int, also: int | None = None) -> None:
     """Delete all but the newest ``keep`` checkpoints and that of step ``also``."""
     for step in steps(root)[:-keep]:

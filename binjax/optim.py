@@ -52,7 +52,7 @@ def scale_by_shift_adamax(
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the infinity norm, in [0, 1).
-        eps: added to the infinity norm, > 0.
+        eps: added to the infinity norm, > 0; at least the dtype's smallest normal number.
         variant: ``"paper"`` or ``"torch"``.
 
     Returns:
@@ -76,11 +76,16 @@ def scale_by_shift_adamax(
     def first_moment(m: jax.Array, g: jax.Array) -> jax.Array:
         return _unfused(b1 * m) + _unfused((1 - b1) * g)
 
+    def representable(value: ArrayLike, like: jax.Array) -> jax.Array:
+        # 2^-27 is 0 in float16.
+        tiny = jnp.finfo(like.dtype).tiny  # type: ignore[no-untyped-call]
+        return jnp.maximum(jnp.asarray(value, like.dtype), jnp.asarray(tiny, like.dtype))
+
     def paper_norm(v: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.maximum(b2 * v, jnp.abs(g) + eps)
+        return jnp.maximum(b2 * v, jnp.abs(g) + representable(eps, g))
 
     def torch_norm(v: jax.Array, g: jax.Array) -> jax.Array:
-        return ap2(jnp.maximum(b2 * v, jnp.abs(g))) + eps
+        return ap2(jnp.maximum(b2 * v, jnp.abs(g))) + representable(eps, g)
 
     def update(
         updates: optax.Updates, state: ShiftAdaMaxState, params: optax.Params | None = None
@@ -211,7 +216,7 @@ def clip_latent(limit: float = 1.0, mask: Any | None = None) -> optax.GradientTr
     or, since an update is added in floating point, one ulp inside of it.
 
     Args:
-        limit: H of the paper's ±H weights, > 0.
+        limit: > 0; beyond 1, ``ste_sign`` passes no gradient to a weight.
         mask: pytree of bools over the parameters (see :func:`variable_mask`); None clips all.
 
     Raises:

@@ -11,16 +11,33 @@ Convention: ``sign(0) = sign(-0.0) = +1``; NaN stays NaN.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 Autodiff = Literal["vjp", "jvp"]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Quantizer = Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """A quantizer that draws: ``training(key, x)`` while training, ``evaluation(x)`` after.
+
+    ``bits`` is the precision of its values, as in :func:`declare`.
+    """
+
+    training: Callable[[jax.Array, jax.Array], jax.Array]
+    evaluation: Quantizer
+    bits: int | None = None
 
 
 class StraightThrough(Protocol):
@@ -30,6 +47,31 @@ class StraightThrough(Protocol):
         """Value and declared derivative at x."""
 
 
+def declare(bits: int) -> Callable[[Function], Function]:
+    """Decorator that says of a quantizer how many bits its values have: 1 for ±1, 32 for real.
+
+    Layers and summaries ask :func:`precision`. A function that declares nothing works too, but
+    counts as real-valued.
+    """
+
+    def mark(function: Function) -> Function:
+        vars(function)["bits"] = bits
+        return function
+
+    return mark
+
+
+def precision(quantizer: Quantizer | Stochastic | None) -> int | None:
+    """Declared bits of a quantizer's values, 32 for None (no quantizer); None if undeclared."""
+    if quantizer is None:
+        return 32
+    if isinstance(quantizer, functools.partial):
+        return precision(quantizer.func)
+    bits: int | None = getattr(quantizer, "bits", None)
+    return bits
+
+
+@declare(bits=1)
 def sign(x: ArrayLike) -> jax.Array:
     """+1 where ``x >= 0`` (so also at -0.0), -1 below, NaN at NaN. Any shape, any float dtype.
 
@@ -61,6 +103,7 @@ def straight_through(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> triangle = straight_through(sign, lambda x: jnp.maximum(0.0, 1.0 - jnp.abs(x)))
+        >>> triangle = declare(bits=1)(triangle)
         >>> float(jax.grad(triangle)(0.25))
         0.75
     """
@@ -155,6 +198,7 @@ _approx = straight_through(sign, _approx_derivative)
 _swish = straight_through(lambda x, beta: sign(x), _swish_derivative)
 
 
+@declare(bits=1)
 def ste_sign(
     x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
 ) -> jax.Array:
@@ -169,11 +213,13 @@ def ste_sign(
     return _saturated(x, clip_value, autodiff=autodiff)
 
 
+@declare(bits=1)
 def approx_sign(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """Sign with the gradient ``g·2(1 - |x|)`` for ``|x| <= 1``, else 0 (Bi-Real Net, 2018)."""
     return _approx(x, autodiff=autodiff)
 
 
+@declare(bits=1)
 def swish_sign(x: ArrayLike, beta: float = 5.0, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """Sign with the gradient of SignSwish (BNN+, 2018).
 
@@ -219,20 +265,10 @@ def stochastic_sign(key: jax.Array, x: ArrayLike, *, autodiff: Autodiff = "vjp")
     return _stochastic(x, noise, autodiff=autodiff)
 
 
+@declare(bits=32)
 def noop(x: ArrayLike) -> jax.Array:
     """Return x itself: no quantization."""
     return jnp.asarray(x)
-
-
-Quantizer = Callable[[jax.Array], jax.Array]
-
-
-@dataclass(frozen=True)
-class Stochastic:
-    """A quantizer that draws: ``training(key, x)`` while training, ``evaluation(x)`` after."""
-
-    training: Callable[[jax.Array, jax.Array], jax.Array]
-    evaluation: Quantizer
 
 
 QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
@@ -240,7 +276,7 @@ QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
         "ste_sign": ste_sign,
         "approx_sign": approx_sign,
         "swish_sign": swish_sign,
-        "stochastic_sign": Stochastic(training=stochastic_sign, evaluation=ste_sign),
+        "stochastic_sign": Stochastic(training=stochastic_sign, evaluation=ste_sign, bits=1),
         "noop": noop,
     }
 )

@@ -18,6 +18,7 @@ from flax import nnx
 
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, ShiftBatchNorm, capture
 from binjax.layers.recording import Recorded
+from binjax.ste import precision
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,16 @@ def _row(name: str, module: Any, outputs: dict[str, tuple[int, ...]]) -> Row | N
         return None
     kernel = math.prod(module.kernel.shape)
     bias = 0 if module.bias is None else module.n_out
-    binary = module.kernel_quantizer is not None
+    kernel_bits = precision(module.kernel_quantizer) or 32
     shape = outputs[name]
     return Row(
         name=name,
         kind=type(module).__name__,
         output_shape=shape,
-        input_bits=32 if module.input_quantizer is None else 1,
-        kernel_bits=1 if binary else 32,
-        params_1bit=kernel if binary else 0,
-        params_32bit=bias + (0 if binary else kernel),
+        input_bits=precision(module.input_quantizer) or 32,
+        kernel_bits=kernel_bits,
+        params_1bit=kernel if kernel_bits == 1 else 0,
+        params_32bit=bias + (0 if kernel_bits == 1 else kernel),
         macs=kernel * math.prod(shape[:-1]),
     )
 

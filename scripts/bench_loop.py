@@ -41,7 +41,7 @@ class Clock:
     def warn(self, message: str) -> None:
         raise RuntimeError(message)
 
-    def start(self, config: configs.Config, first_epoch: int, steps_per_epoch: int) -> None:
+    def start(self, config: configs.Config, step: int, steps_per_epoch: int) -> None:
         self._began = time.perf_counter()
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:

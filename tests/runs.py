@@ -35,7 +35,7 @@ kind = "adam"
 learning_rate = 0.01
 """
 STEPS_PER_EPOCH = 5
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "epoch_seconds", "images_per_second")
 
 
 def write_config(folder, text=TINY, name="tiny.toml"):
@@ -53,8 +53,8 @@ class Recorder:
     def warn(self, message):
         self.warnings.append(message)
 
-    def start(self, config, first_epoch, steps_per_epoch):
-        self.started.append((first_epoch, steps_per_epoch))
+    def start(self, config, step, steps_per_epoch):
+        self.started.append((step, steps_per_epoch))
 
     def progress(self, epoch, step, metrics):
         pass

@@ -355,7 +355,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_only(tiny, finished, run, capsys):
     out, err = capsys.readouterr()
     assert err.startswith("binjax: warning: ") and err.count("\n") == 1
     assert newest.name in err and "falling back" in err
-    assert "going on after epoch 1" in out
+    assert f"going on after step {STEPS_PER_EPOCH}, in epoch 2" in out
     assert metrics_lines(run) == metrics_lines(finished)
 
 

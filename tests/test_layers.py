@@ -147,12 +147,12 @@ def test_functions_and_pairs_as_quantizers() -> None:
     mine = BinaryDense(4, 2, input_quantizer=lambda z: 2 * ste.ste_sign(z), rngs=rngs())
     plain = BinaryDense(4, 2, rngs=rngs())
     np.testing.assert_array_equal(mine(x), 2 * plain(x))
-    pair = ste.Stochastic(training=lambda key, z: jnp.full_like(z, key), evaluation=ste.ste_sign)
+    pair = ste.Stochastic(training=lambda key, z: jnp.full_like(z, 3), evaluation=ste.ste_sign)
     drawn = BinaryDense(4, 2, input_quantizer=pair, rngs=rngs())
     np.testing.assert_array_equal(drawn(x), plain(x))
     kernel = jnp.where(plain.kernel[...] >= 0, 1.0, -1.0)
     np.testing.assert_array_equal(
-        drawn(x, train=True, key=jnp.float32(3)), jnp.broadcast_to(3 * kernel.sum(0), (3, 2))
+        drawn(x, train=True, key=jax.random.key(0)), jnp.broadcast_to(3 * kernel.sum(0), (3, 2))
     )
 
 

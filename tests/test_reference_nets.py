@@ -16,7 +16,7 @@ import pytest
 import reference
 from flax import nnx
 
-from binjax import losses, optim, ste
+from binjax import losses, optim
 from binjax.layers import BatchNorm, BinaryDense, BinaryWeight, Sequential, ShiftBatchNorm
 
 SIZES = (7, 6, 5, 3)
@@ -44,24 +44,29 @@ def start(with_bias: bool) -> list[reference.Tree]:
     return layers
 
 
-def data() -> tuple[list[tuple[np.ndarray, np.ndarray]], list[list[np.ndarray]]]:
-    """Batches of (inputs, ±1 targets), and noise for every hidden activation."""
+def data() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (inputs, ±1 targets)."""
     rng = np.random.default_rng(4)
-    batches, noises = [], []
+    batches = []
     for _ in range(STEPS):
         x = rng.normal(size=(BATCH, SIZES[0]))
         batches.append((x, reference.one_vs_rest(rng.integers(0, SIZES[-1], BATCH), SIZES[-1])))
-        noises.append([rng.uniform(-1, 1, (BATCH, n)) for n in SIZES[1:-1]])
-    return batches, noises
+    return batches
 
 
-given_noise = ste.straight_through(
-    lambda x, noise: jnp.where(x > noise, jnp.ones_like(x), -jnp.ones_like(x)),
-    lambda x, noise: (jnp.abs(x) <= 1).astype(x.dtype),
-)
-with_noise = ste.Stochastic(
-    training=lambda noise, x: given_noise(x, noise), evaluation=ste.ste_sign
-)
+def layer_key(step: Any, layer: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(5), step), layer)
+
+
+def noise_of(step: int, dtype: Any) -> list[np.ndarray]:
+    """What the hidden layers compare with: a layer draws its signs from ``fold_in(key, 0)``."""
+    keys = [jax.random.fold_in(layer_key(step, n), 0) for n in range(1, len(SIZES) - 1)]
+    shapes = [(BATCH, n) for n in SIZES[1:-1]]
+    draws = (
+        jax.random.uniform(*args, dtype, minval=-1, maxval=1)
+        for args in zip(keys, shapes, strict=True)
+    )
+    return [np.asarray(draw, np.float64) for draw in draws]
 
 
 def filled(
@@ -87,38 +92,37 @@ def named(model: Sequential, params: Any, stats: Any) -> list[reference.Tree]:
 
 
 def train(
-    model: Sequential, tx: optax.GradientTransformation, noises: list[list[np.ndarray]] | None
+    model: Sequential, tx: optax.GradientTransformation, stochastic: bool = False
 ) -> reference.Trained:
-    """As ``binjax.train`` does it, with the noise of a step in the place of the key."""
+    """As ``binjax.train`` does it, with keys of its own."""
     graphdef, params, stats = nnx.split(model, nnx.Param, ...)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
-    def scores(params: Any, stats: Any, x: jax.Array, train: bool, noise: Any) -> Any:
+    def scores(params: Any, stats: Any, x: jax.Array, train: bool, t: Any) -> Any:
         model = nnx.merge(graphdef, params, stats)
         for n in range(len(SIZES) - 1):
-            key = None if noise is None or n == 0 else noise[n - 1]
+            key = layer_key(t, n) if train and stochastic else None
             x = getattr(model, f"dense{n}")(x, train=train, key=key)
             x = getattr(model, f"norm{n}")(x, train=train)
         return x, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    def loss(params: Any, stats: Any, x: Any, targets: Any, noise: Any) -> Any:
-        y, stats = scores(params, stats, x, True, noise)
+    def loss(params: Any, stats: Any, x: Any, targets: Any, t: Any) -> Any:
+        y, stats = scores(params, stats, x, True, t)
         return losses.squared_hinge(y, targets), stats
 
     @jax.jit
-    def step(params: Any, stats: Any, opt_state: Any, x: Any, targets: Any, noise: Any) -> Any:
+    def step(params: Any, stats: Any, opt_state: Any, x: Any, targets: Any, t: Any) -> Any:
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, stats), grads = gradient(params, stats, x, targets, noise)
+        (value, stats), grads = gradient(params, stats, x, targets, t)
         updates, opt_state = tx.update(grads, opt_state, params)
         return value, optax.apply_updates(params, updates), stats, opt_state
 
     dtype = params["dense0"]["kernel"].dtype
     opt_state, values = tx.init(params), []
-    batches, _ = data()
+    batches = data()
     for t, batch in enumerate(batches):
-        noise = None if noises is None else [jnp.asarray(z, dtype) for z in noises[t]]
         x, targets = (jnp.asarray(a, dtype) for a in batch)
-        value, params, stats, opt_state = step(params, stats, opt_state, x, targets, noise)
+        value, params, stats, opt_state = step(params, stats, opt_state, x, targets, t)
         values.append(float(value))
     evaluate = jax.jit(lambda params, stats, x: scores(params, stats, x, False, None)[0])
     evaluated = evaluate(params, stats, jnp.asarray(batches[0][0], dtype))
@@ -150,7 +154,7 @@ def dtype(request: pytest.FixtureRequest) -> Any:
 
 
 def test_theano_network(dtype: Any) -> None:
-    initial, (batches, _) = start(with_bias=True), data()
+    initial, batches = start(with_bias=True), data()
     layers: dict[str, nnx.Module] = {}
     for n, layer in enumerate(initial):
         n_in, n_out = layer["kernel"].shape
@@ -165,7 +169,7 @@ def test_theano_network(dtype: Any) -> None:
     theirs = reference.train_theano_net(initial, batches, lr=0.003)
     # Not closer in float64: optax scales Adam's eps by sqrt(1 - b2^t), Lasagne does not. In
     # float32 the bias drifts by noise, the running mean follows it late, and evaluation shows it.
-    compare(train(model, tx, None), theirs, 1e-5, noisy=dtype == jnp.float32)
+    compare(train(model, tx), theirs, 1e-5, noisy=dtype == jnp.float32)
     moved = [a["kernel"] - b["kernel"] for a, b in zip(theirs.layers, initial, strict=True)]
     assert all(np.abs(m).max() > 0.01 for m in moved)  # the Glorot scale is in
 
@@ -176,11 +180,11 @@ def test_theano_network(dtype: Any) -> None:
     ids=["deterministic", "stochastic, scale a power of two"],
 )
 def test_torch_network(dtype: Any, stochastic: bool, power_of_two: bool) -> None:
-    initial, (batches, noises) = start(with_bias=False), data()
+    initial, batches = start(with_bias=False), data()
     layers: dict[str, nnx.Module] = {}
     for n, layer in enumerate(initial):
         n_in, n_out = layer["kernel"].shape
-        hidden = with_noise if stochastic else "ste_sign"
+        hidden = "stochastic_sign" if stochastic else "ste_sign"
         options = {"input_quantizer": None if n == 0 else hidden, "param_dtype": dtype}
         dense = BinaryDense(n_in, n_out, **options, rngs=nnx.Rngs(0))
         if n == len(initial) - 1:
@@ -195,7 +199,7 @@ def test_torch_network(dtype: Any, stochastic: bool, power_of_two: bool) -> None
         optim.scale_by_glorot(mask, power_of_two=power_of_two),
         optim.clip_latent(mask=mask),
     )
-    chosen = noises if stochastic else None
-    theirs = reference.train_torch_net(initial, batches, chosen, power_of_two=power_of_two)
-    compare(train(model, tx, chosen), theirs, 1e-5 if dtype == jnp.float32 else 1e-11)
+    noises = [noise_of(t, dtype) for t in range(STEPS)] if stochastic else None
+    theirs = reference.train_torch_net(initial, batches, noises, power_of_two=power_of_two)
+    compare(train(model, tx, stochastic), theirs, 1e-5 if dtype == jnp.float32 else 1e-11)
     assert any((np.abs(layer["kernel"]) == 1).any() for layer in theirs.layers)  # clipping is in

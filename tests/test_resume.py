@@ -103,7 +103,7 @@ def test_two_epochs_then_four(tiny, straight, tmp_path):
     assert metrics_lines(root)[:2] == metrics_lines(straight)[:2]
     reporter = Recorder()
     fit(tiny, root, "--epochs", str(EPOCHS), reporter=reporter)
-    assert reporter.started == [(2, STEPS_PER_EPOCH)]
+    assert reporter.started == [(2 * STEPS_PER_EPOCH, STEPS_PER_EPOCH)]
     assert [line["epoch"] for line in reporter.lines] == [3, 4]
     assert_same_run(root, straight, loaded(tiny))
     assert config.load(root / "config.toml").epochs == EPOCHS
@@ -165,7 +165,7 @@ def test_a_signal_at_an_epochs_end(tiny, straight, tmp_path, every_epochs):
     assert checkpoint.steps(root / "checkpoints")[-1] == epoch * STEPS_PER_EPOCH
     reporter = Recorder()
     fit(tiny, root, *words, reporter=reporter)
-    assert reporter.started == [(epoch, STEPS_PER_EPOCH)]
+    assert reporter.started == [(epoch * STEPS_PER_EPOCH, STEPS_PER_EPOCH)]
     assert_same_run(root, straight, loaded(tiny))
 
 

@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) > 2 and words[0] == "train" and {"-h", "--help"} & set(words[2:]):
+    asks = {"-h", "--help"} & set(words[2:])
+    if words[:1] == ["train"] and asks and not words[1].startswith("-"):
         return _guarded(lambda: _list_keys(words[1]))
     return _guarded(lambda: _run(words))
 
@@ -122,6 +123,9 @@ def _guarded(run: Callable[[], int]) -> int:
         print(f"binjax: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
+        return 2
+    except OSError as error:
+        print(f"binjax: {error.filename or 'error'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("binjax: interrupted", file=sys.stderr)

@@ -55,13 +55,13 @@ class TextReporter:
         """On stderr."""
         warn(message)
 
-    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
         """Note the sizes."""
         self._config, self._steps_per_epoch = config, steps_per_epoch
-        self._events.start(first_epoch)
-        self._seen, self._seen_at = first_epoch * steps_per_epoch, time.monotonic()
-        if first_epoch:
-            self.say(f"going on after epoch {first_epoch}")
+        self._events.start(step // steps_per_epoch)
+        self._seen, self._seen_at = step, time.monotonic()
+        if step:
+            self.say(f"going on after step {step}, in epoch {step // steps_per_epoch + 1}")
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """Tell of it if the last telling is long enough ago."""
@@ -138,14 +138,12 @@ class BarReporter(TextReporter):
         self._bar.stop()
         super().__exit__(kind, error, trace)
 
-    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
+    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
         """Draw the bar."""
-        super().start(config, first_epoch, steps_per_epoch)
+        super().start(config, step, steps_per_epoch)
         total = config.epochs * steps_per_epoch
-        done = first_epoch * steps_per_epoch
-        self._task = self._bar.add_task(
-            "", total=total, completed=done, epoch=f"{first_epoch + 1}/{config.epochs}", text=""
-        )
+        epoch = f"{min(step // steps_per_epoch + 1, config.epochs)}/{config.epochs}"
+        self._task = self._bar.add_task("", total=total, completed=step, epoch=epoch, text="")
         self._bar.start()
 
     def show(self, epoch: int, step: int, metrics: dict[str, float]) -> None:

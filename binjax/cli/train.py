@@ -19,7 +19,7 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
         config = configs.fast(config)
 
     if config.data.dir is not None:
-        where = {"dir": str(Path(config.data.dir).absolute())}
+        where = {"dir": str(Path(config.data.dir).expanduser().absolute())}
         config = config.model_copy(update={"data": config.data.model_copy(update=where)})
 
     from binjax import train
@@ -34,10 +34,10 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
     except train.Interrupted as stopped:
         print(f"binjax: {stopped}", file=sys.stderr)
         return 130
+    print(_result(config, line))
     from binjax.cli.plot import plot_curves
 
     figure = plot_curves(folder.lines(), folder.root / "curves.png")
-    print(_result(config, line))
     print(f"run folder: {folder.root}" + (f", curves: {figure}" if figure else ""))
     return 0
 

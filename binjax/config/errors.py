@@ -16,6 +16,9 @@ from binjax.config.schema import Config
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
 
 def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
     """One pydantic error as ``place: dotted.key: what is wrong and what to write``."""

@@ -32,9 +32,12 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{name}: no such file") from None
+        hint = "" if name.endswith(".toml") else "; CONFIG comes first, overrides behind it"
+        raise ConfigError(f"{name}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: cannot be read: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deep") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from None
     settings = parse_overrides(overrides)

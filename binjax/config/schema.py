@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Quantizer = Literal["ste_sign", "approx_sign", "swish_sign", "stochastic_sign", "noop"]
 KernelQuantizer = Literal["ste_sign", "approx_sign", "swish_sign", "noop"]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**24)]
+NonNegative = Annotated[int, Field(ge=0, lt=2**24)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -181,8 +181,8 @@ class _Optimizer(Section):
     schedule: Schedule = ConstantSchedule()
     glorot_scale: Literal["none", "exact", "power_of_two"] = "none"
     """multiply updates of binary weights by 1/sqrt(1.5/(fan_in + fan_out))"""
-    clip: Rate = 1.0
-    """latent weights stay in [-clip, clip]"""
+    clip: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """latent weights stay in [-clip, clip]; beyond 1 no gradient would reach them"""
 
 
 class Adam(_Optimizer):

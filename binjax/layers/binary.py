@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax.typing import DTypeLike
 
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
-from binjax.ste import QUANTIZERS, Quantizer, Stochastic
+from binjax.ste import QUANTIZERS, Quantizer, Stochastic, precision
 
 QuantizerLike = str | Quantizer | Stochastic | None
 Initializer = Callable[..., jax.Array]
@@ -32,8 +31,8 @@ class BinaryDense(nnx.Module):
         n_in, n_out: features.
         input_quantizer: name in ``QUANTIZERS``, a function, a ``Stochastic`` pair, or None to
             take the input as it is (a first layer, or a weights-only network).
-        kernel_quantizer: likewise; None makes an ordinary layer whose kernel is an ``nnx.Param``
-            and not a :class:`BinaryWeight`.
+        kernel_quantizer: likewise, but not ``Stochastic``. With None, or a quantizer declared to
+            have 32 bits, the kernel is an ordinary ``nnx.Param`` and not a :class:`BinaryWeight`.
         dropout: rate at which *quantized* inputs are zeroed in training, the others divided by
             ``1 - dropout``; after a sign at rate 0.5 that makes {-2, 0, 2} of ±1, as in
             BinaryNet's MNIST network.
@@ -65,7 +64,7 @@ class BinaryDense(nnx.Module):
         self.dropout = check_rate(dropout)
         self.dtype = dtype
         shape = (n_in, n_out)
-        self.kernel = _kernel(kernel_init(rngs.params(), shape, param_dtype), kernel_quantizer)
+        self.kernel = _kernel(kernel_init(rngs.params(), shape, param_dtype), self.kernel_quantizer)
         self.bias = nnx.Param(jnp.zeros(n_out, param_dtype)) if use_bias else None
 
     def __call__(
@@ -124,7 +123,7 @@ class BinaryConv(nnx.Module):
         self.dropout = check_rate(dropout)
         self.dtype = dtype
         shape = (height, width, n_in, n_out)
-        self.kernel = _kernel(kernel_init(rngs.params(), shape, param_dtype), kernel_quantizer)
+        self.kernel = _kernel(kernel_init(rngs.params(), shape, param_dtype), self.kernel_quantizer)
         self.bias = nnx.Param(jnp.zeros(n_out, param_dtype)) if use_bias else None
 
     def __call__(
@@ -187,9 +186,9 @@ def _operands(
 ) -> tuple[jax.Array, jax.Array]:
     if layer.input_quantizer is not None:
         record(layer, "preactivation", x)
-        x = quantize(layer.input_quantizer, x, train=train, key=key)
+        x = quantize(layer.input_quantizer, x, train=train, key=_derive(key, 0))
     if train and layer.dropout:
-        x = dropout(None if key is None else jax.random.fold_in(key, 1), x, layer.dropout)
+        x = dropout(_derive(key, 1), x, layer.dropout)
     kernel = quantize(layer.kernel_quantizer, layer.kernel[...], train=train, key=None)
     dtype = layer.dtype if layer.dtype is not None else x.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -200,12 +199,16 @@ def _operands(
     return x.astype(dtype), kernel.astype(dtype)
 
 
+def _derive(key: jax.Array | None, use: int) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, use)
+
+
 def _add_bias(y: jax.Array, bias: nnx.Param[jax.Array] | None) -> jax.Array:
     return y if bias is None else y + bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def _kernel(value: jax.Array, quantizer: Any) -> nnx.Param[jax.Array]:
-    return nnx.Param(value) if quantizer is None else BinaryWeight(value)
+def _kernel(value: jax.Array, quantizer: Quantizer | None) -> nnx.Param[jax.Array]:
+    return nnx.Param(value) if precision(quantizer) == 32 else BinaryWeight(value)
 
 
 def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:

@@ -56,8 +56,11 @@ def evaluate_run(
     if restored is None:
         raise CheckpointError(f"{folder.root}: has no checkpoint yet")
     best = restored.meta["best_step"]
-    if not last and best is not None and best != restored.step:
-        restored = checkpoint.restore(folder.checkpoints, best, like)
+    if not last and best not in (None, restored.step):
+        try:
+            restored = checkpoint.restore(folder.checkpoints, best, like)
+        except CheckpointError as error:
+            warn(f"{error}; step {restored.step} is tested, not the best")
     found = evaluate_split(task, restored.tree.params, restored.tree.stats, dataset.test)
     return {
         "test_accuracy": found["accuracy"],

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax import checkpoint, data
+from binjax.checkpoint import CheckpointError
 from binjax.config import Config
 from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
@@ -54,21 +55,34 @@ def fit(
     task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter, writer)
-    if resume and folder.exists():
+    run.progress.data = dataset.fingerprint()
+    resuming = resume and folder.exists()
+    if resuming:
         folder.check_same(config)
-        state = _restore(run)
-        folder.note(config)
     else:
-        folder.create(config, argv, _summary(task, dataset))
-        state = task.init()
-    reporter.start(config, run.progress.epoch, task.steps_per_epoch)
-    with stop_signals() as stop:
+        folder.check_free()
+    folder.make()
+    with folder.locked(), stop_signals() as stop:
         try:
+            state = _begin(run, resuming, argv)
+            reporter.start(config, run.step, task.steps_per_epoch)
             while run.progress.epoch < config.epochs:
                 state = _epoch(run, state, stop)
             return _finish(run, state)
         finally:
-            run.writer.wait()
+            writer.wait()
+
+
+def _begin(run: Run, resuming: bool, argv: Sequence[str]) -> TrainState:
+    config, folder = run.task.config, run.folder
+    if not resuming:
+        folder.create(config, argv, _summary(run.task, run.dataset))
+        return run.task.init()
+    state = _restore(run)
+    folder.note(config)
+    for changed in folder.note_start(config, argv):
+        run.reporter.warn(f"{folder.root}: {changed} changed since the start; bits may differ")
+    return state
 
 
 def _summary(task: Task, dataset: data.Dataset) -> str:
@@ -86,11 +100,17 @@ def _restore(run: Run) -> TrainState:
         run.folder.rewind(0)
         return run.task.init()
     run.progress = Progress(**restored.meta)
-    if run.progress.epoch > run.task.config.epochs:
+    if run.step > run.task.config.epochs * run.task.steps_per_epoch:
         raise RunError(
-            f"{run.folder.root}: has {run.progress.epoch} epochs already, "
+            f"{run.folder.root}: is in epoch {run.progress.epoch + 1} already, "
             f"epochs = {run.task.config.epochs} is less; give --out another folder"
         )
+    if run.progress.data != run.dataset.fingerprint():
+        raise RunError(
+            f"{run.folder.root}: was trained on other images than those in "
+            f"{run.task.config.data.dir or 'the data folder'}; give --out another folder"
+        )
+    checkpoint.set_aside(run.folder.checkpoints, restored.step)
     run.folder.rewind(restored.step)
     state: TrainState = jax.tree.map(jnp.asarray, restored.tree)
     return state
@@ -98,13 +118,14 @@ def _restore(run: Run) -> TrainState:
 
 def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
     task, progress, options = run.task, run.progress, run.task.config.checkpoint
-    began = time.perf_counter()
+    run.clock = time.perf_counter()
     if progress.batch == 0:
         state = task.begin_epoch(state)
+        progress.epoch_seconds = 0.0
     batches = data.train_batches(
         run.dataset.train, task.batch_size, task.config.seed, progress.epoch, progress.batch
     )
-    started_at, polled, waiting = progress.batch, began, None
+    polled, waiting = run.clock, None
     for images, labels in batches:
         state, metrics = task.step(state, images, labels)
         progress.batch += 1
@@ -118,11 +139,11 @@ def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
             _save_and_stop(run, state)
         if options.every_steps and progress.batch % options.every_steps == 0 and not at_end:
             _check_finite(run, state)
+            run.count_time()
             run.save(state)
     _check_finite(run, state)
-    seconds = time.perf_counter() - began
-    progress.seconds += seconds
-    _end_epoch(run, state, (progress.batch - started_at) * task.batch_size / max(seconds, 1e-9))
+    run.count_time()
+    _end_epoch(run, state)
     if stop.is_set() and progress.epoch < task.config.epochs:
         _save_and_stop(run, state)
     return state
@@ -135,8 +156,9 @@ def _report(run: Run, state: TrainState, metrics: dict[str, jax.Array]) -> None:
     run.reporter.progress(run.progress.epoch + 1, run.progress.batch, numbers)
 
 
-def _end_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
+def _end_epoch(run: Run, state: TrainState) -> None:
     task, progress = run.task, run.progress
+    images_per_second = progress.batch * task.batch_size / max(progress.epoch_seconds, 1e-9)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     step = progress.epoch * task.steps_per_epoch
     train = summarize_totals(state.totals)
@@ -151,7 +173,7 @@ def _end_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
         line |= {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
     accuracy = line.get("validation_accuracy")
     best = progress.best_accuracy
-    better = accuracy is None or best is None or accuracy > best
+    better = accuracy is not None and (best is None or accuracy > best)
     if better:
         progress.best_accuracy = accuracy
         progress.best_epoch, progress.best_step = progress.epoch, step
@@ -170,8 +192,8 @@ def _end_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
 
 def _telemetry(run: Run, state: TrainState) -> dict[str, dict[str, float]]:
     some = run.dataset.validation if len(run.dataset.validation) else run.dataset.train
-    images, _, _ = next(data.eval_batches(some, run.task.batch_size))
-    found = jax.device_get(run.task.telemetry(state, images))
+    images, _, valid = next(data.eval_batches(some, run.task.batch_size))
+    found = jax.device_get(run.task.telemetry(state, images[:valid]))
     return {
         layer: {name: round(float(value), 6) for name, value in values.items()}
         for layer, values in found.items()
@@ -197,6 +219,8 @@ def _check_finite(run: Run, state: TrainState) -> None:
 
 def _save_and_stop(run: Run, state: TrainState) -> None:
     _check_finite(run, state)
+    if run.progress.batch:
+        run.count_time()
     run.writer.wait()
     if run.step not in checkpoint.steps(run.folder.checkpoints):
         run.save(state)
@@ -207,15 +231,19 @@ def _save_and_stop(run: Run, state: TrainState) -> None:
 def _finish(run: Run, state: TrainState) -> dict[str, Any]:
     run.writer.wait()
     progress, task = run.progress, run.task
-    if progress.best_step is not None and progress.best_epoch != progress.epoch:
-        best = checkpoint.restore(run.folder.checkpoints, progress.best_step, state).tree
-    else:
-        best = state
-    test = evaluate_split(task, best.params, best.stats, run.dataset.test)
+    epoch, tested = progress.epoch, state
+    if progress.best_step not in (None, run.step):
+        try:
+            folder = run.folder.checkpoints
+            tested = checkpoint.restore(folder, progress.best_step or 0, state).tree
+            epoch = progress.best_epoch or 0
+        except CheckpointError as error:
+            run.reporter.warn(f"{error}; the last epoch is tested, not the best")
+    test = evaluate_split(task, tested.params, tested.stats, run.dataset.test)
     line = {
         "epoch": progress.epoch,
-        "step": progress.epoch * task.steps_per_epoch,
-        "best_epoch": progress.best_epoch,
+        "step": run.step,
+        "best_epoch": epoch,
         "test": True,
         "test_loss": test["loss"],
         "test_accuracy": test["accuracy"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,8 +27,8 @@ class Reporter(Protocol):
     def warn(self, message: str) -> None:
         """Something went wrong that the run survives."""
 
-    def start(self, config: Config, first_epoch: int, steps_per_epoch: int) -> None:
-        """Training begins."""
+    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
+        """Training begins, after so many steps of an earlier start."""
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """``step`` steps of an epoch are dispatched; called every quarter of a second or so."""
@@ -39,7 +41,8 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
     def __init__(self, folder: RunFolder):
-        super().__init__(f"stopped; go on with: binjax train {folder.config} --out {folder.root}")
+        command = shlex.join(["binjax", "train", str(folder.config), "--out", str(folder.root)])
+        super().__init__(f"stopped; go on with: {command}")
 
 
 class Diverged(RunError):
@@ -55,7 +58,9 @@ class Progress:
     best_epoch: int | None = None
     best_step: int | None = None
     best_accuracy: float | None = None  # on the validation set, if there is one
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training
+    epoch_seconds: float = 0.0  # of them in this epoch
+    data: str = ""  # fingerprint of the images
 
     def as_meta(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
@@ -72,11 +77,19 @@ class Run:
     reporter: Reporter
     writer: checkpoint.Writer
     progress: Progress = field(default_factory=Progress)
+    clock: float = 0.0
 
     @property
     def step(self) -> int:
         """Steps taken since the beginning."""
         return self.progress.epoch * self.task.steps_per_epoch + self.progress.batch
+
+    def count_time(self) -> None:
+        """Add the time since the clock was read last to the seconds of training."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.clock
+        self.progress.epoch_seconds += now - self.clock
+        self.clock = now
 
     def save(self, state: TrainState) -> None:
         """Checkpoint a copy of the state; the writing goes on in a thread."""

@@ -8,7 +8,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from binjax import checkpoint
 from binjax import config as configs
 from binjax.config import Config
 
+_DECISIVE = ("python", "versions", "device", "cores")
 _PACKAGES = ("binjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -53,11 +55,22 @@ class RunFolder:
         """Whether a run has been started here."""
         return self.config.exists()
 
-    def create(self, config: Config, argv: Sequence[str], summary: str) -> None:
-        """Make the folder and write summary.txt, environment.json and, last, config.toml.
+    def make(self) -> None:
+        """Make the folders, if missing.
 
         Raises:
-            RunError: it holds a run or a part of one already, or cannot be written.
+            RunError: they cannot be made.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.root}: cannot be made: {error.strerror}") from None
+
+    def check_free(self) -> None:
+        """Refuse to begin where a run has been.
+
+        Raises:
+            RunError: the folder holds a run or a part of one already.
         """
         if self.exists():
             raise RunError(
@@ -69,10 +82,13 @@ class RunFolder:
                 f"{self.root}: holds metrics.jsonl or checkpoints of a run but no config.toml; "
                 "give --out another folder"
             )
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.root}: cannot be made: {error.strerror}") from None
+
+    def create(self, config: Config, argv: Sequence[str], summary: str) -> None:
+        """Write summary.txt, environment.json and, last, config.toml.
+
+        Raises:
+            RunError: they cannot be written.
+        """
         environment = json.dumps(describe_environment(config, argv), indent=1)
         write_atomic(self.root / "summary.txt", summary)
         write_atomic(self.root / "environment.json", environment + "\n")
@@ -114,17 +130,28 @@ class RunFolder:
             raise RunError(f"{self.metrics}: cannot be written: {error.strerror}") from None
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that a kill cut short at the end is left out."""
+        """The lines of metrics.jsonl; one that a kill cut short at the end is left out.
+
+        Raises:
+            RunError: a line is not what the loop writes.
+        """
         try:
-            texts = self.metrics.read_text(encoding="utf-8").split("\n")
+            texts = self.metrics.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        found = []
+        found: list[dict[str, Any]] = []
         for text in texts[:-1]:
             try:
-                found.append(json.loads(text))
+                line = json.loads(text)
+                complete = isinstance(line, dict) and isinstance(line.get("step"), int)
             except ValueError:
-                raise RunError(f"{self.metrics}: line {len(found) + 1} is not JSON") from None
+                complete = False
+            if not complete:
+                raise RunError(
+                    f"{self.metrics}: line {len(found) + 1} is damaged; remove it or give --out "
+                    "another folder"
+                )
+            found.append(line)
         return found
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
@@ -133,6 +160,43 @@ class RunFolder:
         if self.metrics.exists():
             write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
+
+    def note_start(self, config: Config, argv: Sequence[str]) -> list[str]:
+        """Add to environment.json that the run goes on, and where.
+
+        Returns:
+            What is other than at the first start, and may change the last bits of results.
+        """
+        path = self.root / "environment.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            record = {}
+        now = describe_environment(config, argv)
+        changed = [k for k in _DECISIVE if record.get(k) != now[k]]
+        record.setdefault("resumed", []).append(now)
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
+        return changed
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of an existing folder; ends with the process at the latest.
+
+        Raises:
+            RunError: another process trains here.
+        """
+        with (self.root / ".lock").open("w") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.root}: another process trains here; give --out another folder"
+                ) from None
+            except (ImportError, OSError):
+                pass  # no locks on this system (Windows) or this file system
+            yield
 
 
 def describe_environment(config: Config, argv: Sequence[str]) -> dict[str, Any]:
@@ -162,7 +226,7 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     try:
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -32,6 +32,9 @@ from binjax.train.step import (
     make_telemetry,
 )
 
+# Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
+_RUN_KEY = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Task:
@@ -73,11 +76,16 @@ def make_task(
 
     Raises:
         ConfigError: batch larger than the training set, image size that does not fit the model,
-            scaling for another number of channels.
+            crop larger than the image, scaling for another number of channels.
     """
     if config.batch_size > n_train:
         raise ConfigError(
             f"batch_size: {config.batch_size} is larger than the {n_train} training images"
+        )
+    if config.data.random_crop > min(image_shape[:2]):
+        raise ConfigError(
+            f"data.random_crop: {config.data.random_crop} is more than the images of "
+            f"{image_shape[0]}x{image_shape[1]} allow"
         )
     steps_per_epoch = n_train // config.batch_size
     preprocess = make_preprocess(config.data.scaling, image_shape[-1])
@@ -100,7 +108,7 @@ def make_task(
             params=params,
             stats=stats,
             opt_state=optimizer.init(params),
-            key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1)),
+            key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), _RUN_KEY)),
             step=jnp.int32(0),
             totals=Totals.zero(),
             epoch_signs=metrics.pack_signs(binary_weights(params, mask)),
@@ -123,11 +131,13 @@ def make_task(
     )
 
 
-def setup(config: Config) -> tuple[TrainState, Step]:
+def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]:
     """Initial state and jitted step of a config, for a training loop of your own.
 
-    The sizes are those of the official data set; nothing is read. For a set that is not all
-    there use :func:`make_task`.
+    Args:
+        config: what to train; no image is read.
+        n_train: training images, by which schedules count epochs; default those of the official
+            data set less ``data.validation``. Needed with ``data.train_files``.
 
     Returns:
         ``(state, step)``; ``state, metrics = step(state, images, labels)`` donates the state.
@@ -139,9 +149,12 @@ def setup(config: Config) -> tuple[TrainState, Step]:
     if info is None:
         known = ", ".join(data.DATASETS)
         raise ConfigError(f"data.name: {config.data.name!r} is not one of {known}")
-    validation = config.data.validation
-    n_train = info.n_train - (info.default_validation if validation is None else validation)
-    n_train = min(n_train, config.data.limit_train or n_train)
+    if n_train is None and config.data.train_files is not None:
+        raise ConfigError("data.train_files: setup needs n_train= with it")
+    if n_train is None:
+        validation = config.data.validation
+        n_train = info.n_train - (info.default_validation if validation is None else validation)
+        n_train = min(n_train, config.data.limit_train or n_train)
     task = make_task(config, info.image_shape, info.n_classes, n_train)
     return task.init(), task.step
 
