@@ -184,6 +184,10 @@ class Writer:
         )
         self._thread.start()
 
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Return when nothing is being written.
 

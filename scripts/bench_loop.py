@@ -10,7 +10,8 @@ Trains the 784-1024-1024-10 MLP at batch 100, alternating, in one process:
 * saving: the training part with a checkpoint every 100 steps.
 
 It first checks that bare and train end at the same weights, bit for bit, then prints medians and
-their ratios to bare, and the longest single step around a checkpoint.
+their ratios to bare. Last, with the device waited for after every step: the median step while no
+checkpoint is being written and while one is.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from binjax import checkpoint, data, train
 from binjax import config as configs
-from binjax import data, train
 from binjax.train import RunFolder
 
 
@@ -53,10 +55,9 @@ class Clock:
         self._seconds, self._began = line["seconds"], now
 
 
-def bare_epochs(config: configs.Config, dataset: data.Dataset) -> tuple[Any, list[float]]:
+def bare_epochs(task: train.Task, dataset: data.Dataset) -> tuple[Any, list[float]]:
     """The step over resident batches: final state, seconds of each epoch."""
-    task = train.make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
-    state, seconds = task.init(), []
+    config, state, seconds = task.config, task.init(), []
     for epoch in range(config.epochs):
         batches = [
             jax.device_put(batch)
@@ -72,30 +73,53 @@ def bare_epochs(config: configs.Config, dataset: data.Dataset) -> tuple[Any, lis
     return state, seconds
 
 
-def fit_epochs(config: configs.Config) -> tuple[Path, Clock]:
-    """`train.fit` in a temporary folder: the folder and the times."""
-    folder = Path(tempfile.mkdtemp(prefix="bench_loop_"))
+def fit_epochs(config: configs.Config, expected: Any = None) -> Clock:
+    """`train.fit` in a temporary folder: its times; the weights must be those expected."""
     clock = Clock()
-    train.fit(config, RunFolder(folder), clock, resume=False)
-    return folder, clock
+    with tempfile.TemporaryDirectory(prefix="bench_loop_") as root:
+        folder = RunFolder(root)
+        train.fit(config, folder, clock, resume=False)
+        if expected is not None:
+            step = checkpoint.steps(folder.checkpoints)[-1]
+            saved = checkpoint.restore(folder.checkpoints, step, expected).tree
+            pairs = zip(
+                jax.tree.leaves(saved.params), jax.tree.leaves(expected.params), strict=True
+            )
+            if not all(np.array_equal(a, np.asarray(b)) for a, b in pairs):
+                raise SystemExit("bare and train differ: the work compared would be unequal")
+    return clock
 
 
-def check_equal(config: configs.Config, folder: Path, state: Any) -> None:
-    """Both loops must have computed the same thing."""
-    from binjax import checkpoint
-
-    step = checkpoint.steps(folder / "checkpoints")[-1]
-    saved = checkpoint.restore(folder / "checkpoints", step, state).tree
-    for a, b in zip(jax.tree.leaves(saved.params), jax.tree.leaves(state.params), strict=True):
-        if not np.array_equal(a, np.asarray(b)):
-            raise SystemExit("bare and train differ: the comparison would be of unequal work")
+def step_times(
+    task: train.Task, dataset: data.Dataset, steps: int = 400, every: int = 80
+) -> tuple[list[float], list[float]]:
+    """Seconds of single steps: with no checkpoint being written, and with one."""
+    copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+    batches = list(data.train_batches(dataset.train, task.batch_size, 0, 0))
+    quiet: list[float] = []
+    busy: list[float] = []
+    state = task.init()
+    jax.block_until_ready(copy(task.step(state, *batches[0])[0]))
+    state = task.init()
+    with tempfile.TemporaryDirectory(prefix="bench_loop_") as root:
+        writer = checkpoint.Writer(Path(root), keep=1)
+        for i in range(steps):
+            began = time.perf_counter()
+            saving = i % every == every - 1
+            if saving:
+                writer.submit(i, copy(state), {})
+            state, metrics = task.step(state, *batches[i % len(batches)])
+            jax.block_until_ready(metrics)
+            (busy if saving or writer.busy() else quiet).append(time.perf_counter() - began)
+        writer.wait()
+    return quiet[5:], busy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", help="folder with the MNIST files")
-    parser.add_argument("--epochs", type=int, default=4, help="per round; the first is dropped")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="per round; the first is dropped")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--csv", type=Path, help="write the medians here")
     args = parser.parse_args()
 
@@ -113,33 +137,37 @@ def main() -> None:
     if args.data_dir:
         table["data"] = {"name": "mnist", "dir": args.data_dir}
     config = configs.validate(table, "bench_loop")
-    saving = config.model_copy(
-        update={"checkpoint": config.checkpoint.model_copy(update={"every_steps": 100})}
-    )
+    often = config.checkpoint.model_copy(update={"every_steps": 100})
+    saving = config.model_copy(update={"checkpoint": often})
     dataset = train.load_data(config)
+    task = train.make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
     times: dict[str, list[float]] = {"bare": [], "train": [], "epoch": [], "saving": []}
     for round_ in range(args.rounds):
-        state, bare = bare_epochs(config, dataset)
-        folder, clock = fit_epochs(config)
-        _, saved = fit_epochs(saving)
-        if round_ == 0:
-            check_equal(config, folder, state)
+        state, bare = bare_epochs(task, dataset)
+        clock = fit_epochs(config, state if round_ == 0 else None)
+        saved = fit_epochs(saving)
         times["bare"] += bare[1:]
         times["train"] += [training for training, _ in clock.epochs[1:]]
         times["epoch"] += [whole for _, whole in clock.epochs[1:]]
         times["saving"] += [training for training, _ in saved.epochs[1:]]
-    steps = len(dataset.train) // config.batch_size
+    quiet, busy = step_times(task, dataset)
+
     base = statistics.median(times["bare"])
-    print(f"{dataset.name}, {steps} steps an epoch, {jax.devices()[0].device_kind}")
+    print(f"{dataset.name}, {task.steps_per_epoch} steps an epoch, medians")
     rows = []
     for name, seconds in times.items():
         median = statistics.median(seconds)
-        rows.append((name, f"{median:.4f}", f"{median / base:.3f}", len(seconds)))
+        rows.append((f"{name} epoch", f"{median:.4f}", f"{median / base:.3f}", len(seconds)))
         print(f"{name:7} {median:8.3f} s an epoch   {median / base:6.3f} x bare   n={len(seconds)}")
+    alone = statistics.median(quiet)
+    for name, seconds in (("step", quiet), ("step during a save", busy)):
+        median = statistics.median(seconds)
+        rows.append((name, f"{median:.5f}", f"{median / alone:.3f}", len(seconds)))
+        print(f"{name:19} {median * 1e3:6.2f} ms   {median / alone:6.3f} x   n={len(seconds)}")
     if args.csv:
         with args.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("part", "median_seconds", "ratio_to_bare", "epochs"))
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("part", "median_seconds", "ratio", "n"))
             writer.writerows(rows)
 
 

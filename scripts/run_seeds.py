@@ -73,12 +73,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the run folders here, and go on with them")
     args, overrides = parser.parse_known_args()
 
-    root = args.out or Path(tempfile.mkdtemp(prefix="seeds_"))
     lines = []
-    for seed in args.seeds:
-        config = configs.load(args.config, [*overrides, "--seed", str(seed)])
-        lines.append(run(config, root))
-        print(f"seed {seed}: test accuracy {lines[-1]['test_accuracy']:.4f}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="seeds_") as temporary:
+        for seed in args.seeds:
+            config = configs.load(args.config, [*overrides, "--seed", str(seed)])
+            lines.append(run(config, args.out or Path(temporary)))
+            print(f"seed {seed}: test accuracy {lines[-1]['test_accuracy']:.4f}", flush=True)
     scores = [line["test_accuracy"] for line in lines]
     sd = statistics.stdev(scores) if len(scores) > 1 else 0.0
     seconds = statistics.median(line["seconds"] for line in lines)

@@ -188,12 +188,12 @@ IDX_FILES = [
 ]
 
 
-def write_mnist(folder):
+def write_mnist(folder, n_train=40):
     """Forty training and ten test images of noise, as the four files of MNIST."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name in IDX_FILES:
-        n = 40 if name.startswith("train") else 10
+        n = n_train if name.startswith("train") else 10
         images = "images" in name
         array = rng.integers(0, 256 if images else 10, (n, 28, 28) if images else n)
         (folder / name).write_bytes(gzip.compress(idx(array)))

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from runs import (
 
 import binjax
 from binjax import checkpoint, data
+from binjax.train import RunFolder
 
 SUMMARY_KEYS = {
     "params",
@@ -528,3 +530,80 @@ def test_a_closed_pipe_is_no_traceback(tiny):
     command = f"'{sys.executable}' -m binjax data list | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+# What a run is held to when it goes on
+
+
+def test_other_images_are_not_gone_on_with(tmp_path, capsys):
+    first = write_mnist(tmp_path / "first")
+    other = write_mnist(tmp_path / "other", n_train=60)
+    config = write_config(tmp_path)
+    words = ("train", config, *MNIST, "--epochs", "1", "--out", tmp_path / "run")
+    assert cli(*words, "--data.dir", first) == 0
+    refused(capsys, *words, "--data.dir", other, names=["other images", other])
+    assert cli(*words, "--data.dir", first) == 0
+
+
+def test_a_folder_that_another_process_trains_in(tiny, run, capsys):
+    with RunFolder(run).locked():
+        refused(capsys, "train", tiny, "--out", run, names=[run, "another process"])
+    assert cli("train", tiny, "--out", run) == 0
+
+
+def test_environment_says_that_it_went_on(tiny, run, capsys):
+    path = run / "environment.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"python": "3.0.0"}))
+    assert cli("train", tiny, "--out", run) == 0
+    assert "python changed since the start" in capsys.readouterr().err
+    (resumed,) = json.loads(path.read_text())["resumed"]
+    assert resumed["python"] == record["python"]
+
+
+def test_a_damaged_best_checkpoint_is_passed_over(tiny, tmp_path, capsys):
+    root = tmp_path / "run"
+    assert cli("train", tiny, "--epochs", "6", "--out", root) == 0
+    best = max(metrics_lines(root)[:-1], key=lambda line: line["validation_accuracy"])
+    assert best["epoch"] < 6  # of this seed: the best is not the last
+    flip(root / "checkpoints" / f"{best['step']:09d}" / "manifest.json")
+    capsys.readouterr()
+    assert cli("eval", root, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["epoch"] == 6
+    assert "is tested, not the best" in err
+    assert cli("train", tiny, "--epochs", "6", "--out", root) == 0
+    assert "the last epoch is tested, not the best" in capsys.readouterr().err
+
+
+def test_later_damaged_checkpoints_are_set_aside(tiny, run, capsys):
+    newest = checkpoints_of(run)[-1]
+    flip(newest / "manifest.json")
+    assert cli("train", tiny, "--out", run, "--checkpoint.keep", "1") == 0
+    assert list((run / "checkpoints").glob(f"{newest.name}.*.damaged"))
+    assert checkpoint.steps(run / "checkpoints")[-1] == int(newest.name)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--data.random-crop", "29"], ["data.random_crop", "28x28"]),
+        (["--optimizer.clip", "2"], ["--optimizer.clip", "less than or equal to 1"]),
+        (["--model.widths", "20000000000"], ["--model.widths"]),
+        (["--data.name", "mnist", "--data.dir", "~/no folder"], [Path.home() / "no folder"]),
+    ],
+)
+def test_numbers_out_of_reach(tiny, tmp_path, capsys, words, names):
+    refused(capsys, "train", tiny, *words, "--out", tmp_path / "run", names=names)
+    assert files_below(tmp_path / "run") == []
+
+
+def test_names_too_long_for_the_file_system(tiny, capsys):
+    for command in (("train", tiny, "--out"), ("eval",), ("summary",)):
+        refused(capsys, *command, "x" * 300, names=["x" * 300])
+
+
+def test_where_the_config_stands(tmp_path, tiny, capsys):
+    refused(capsys, "train", "--epochs", "3", tiny, names=["3: no such file", "CONFIG comes first"])
+    deep = write_config(tmp_path, "a = " + "[" * 100_000, "deep.toml")
+    refused(capsys, "train", deep, names=[deep])

@@ -1,13 +1,23 @@
 """What a network weighs: Larq's published counts, and sums over rows."""
 
 import json
+from functools import partial
 
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, Sequential, ShiftBatchNorm
+from binjax.layers import (
+    BatchNorm,
+    BinaryConv,
+    BinaryDense,
+    BinaryWeight,
+    Flatten,
+    Sequential,
+    ShiftBatchNorm,
+)
 from binjax.models import MODELS
+from binjax.ste import Stochastic, declare, ste_sign
 from binjax.summary import summarize, table
 
 
@@ -149,3 +159,24 @@ def test_the_table_of_the_larq_tutorial(larq):
     assert "deployed memory       1.263 MiB (in float32 39.519 MiB, 31.3 times as much)" in text
     assert "MACs per image        514,072,064 (99.39% binary)" in text
     assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_precision_is_what_quantizers_declare():
+    def mine(x):
+        return ste_sign(x)
+
+    def count(**quantizers):
+        layer = BinaryDense(8, 4, **quantizers, rngs=nnx.Rngs(0))
+        return layer, summarize(Sequential({"dense": layer}), (8,))
+
+    layer, found = count(kernel_quantizer="noop", input_quantizer="noop")
+    assert not isinstance(layer.kernel, BinaryWeight)
+    assert (found.params_1bit, found.macs["1"]) == (0, 0)
+    layer, found = count(kernel_quantizer=mine, input_quantizer=mine)
+    assert isinstance(layer.kernel, BinaryWeight)
+    assert (found.params_1bit, found.macs["32"]) == (0, 32)
+    declared = declare(bits=1)(mine)
+    assert count(kernel_quantizer=declared, input_quantizer=declared)[1].macs["1"] == 32
+    narrow = partial(ste_sign, clip_value=0.5)
+    pair = Stochastic(training=lambda key, x: ste_sign(x), evaluation=ste_sign, bits=1)
+    assert count(kernel_quantizer=narrow, input_quantizer=pair)[1].macs["1"] == 32
