@@ -101,14 +101,6 @@ def test_shipped_configs_reload_equal(path, load):
     assert config.dump(load(text)) == text
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_state_their_claim(path):
-    head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
-    assert head is not None
-    assert f"binjax train configs/{path.name}" in head[0]
-    assert "Result:" in head[0] or "Published:" in head[0]
-
-
 def test_resolved_quickstart():
     path = next(path for path in CONFIGS if path.stem == "quickstart")
     assert config.dump(config.load(path)) == QUICKSTART
