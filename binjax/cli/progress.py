@@ -36,7 +36,7 @@ class TextReporter:
     def __init__(self, events: EventLog):
         self._events = events
         self._told = self._seen_at = time.monotonic()
-        self._seen, self._speed = 0, 0.0
+        self._seen, self._speed, self._compiled = 0, 0.0, False
         self._config = Config()
         self._steps_per_epoch = 1
 
@@ -67,6 +67,9 @@ class TextReporter:
         """Tell of it if the last telling is long enough ago."""
         now = time.monotonic()
         done = (epoch - 1) * self._steps_per_epoch + step
+        if not self._compiled:  # the time until here says nothing about speed
+            self._compiled, self._seen, self._seen_at = True, done, now
+            return
         self._speed = (done - self._seen) * self._config.batch_size / (now - self._seen_at)
         self._seen, self._seen_at = done, now
         if now - self._told >= self.interval:
