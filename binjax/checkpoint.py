@@ -16,7 +16,6 @@ import shutil
 import sys
 import threading
 import uuid
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,10 +118,8 @@ def restore(root: Path, step: int, like: Any) -> Restored:
     plain = _plain(like)
     tree = _orbax_restore(folder / _STATE)
     _check_same(folder, plain, tree)
-    leaves = jax.tree.leaves(_take(plain, tree))
-    return Restored(
-        manifest["step"], jax.tree.unflatten(jax.tree.structure(like), leaves), manifest["meta"]
-    )
+    restored = jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in plain])
+    return Restored(manifest["step"], restored, manifest["meta"])
 
 
 def restore_latest(root: Path, like: Any) -> tuple[Restored | None, list[str]]:
@@ -219,10 +216,6 @@ def _plain(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _take(like: Mapping[str, Any], tree: Mapping[str, Any]) -> list[Any]:
-    return [tree[name] for name in like]
-
-
 def _check_same(folder: Path, like: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
     advice = "it belongs to another model or optimizer; give --out another folder"
     for name in {**like, **tree}:
@@ -295,10 +288,7 @@ def _orbax_save(folder: Path, tree: dict[str, np.ndarray]) -> None:
 def _orbax_restore(folder: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    with (
-        warnings.catch_warnings(),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-    ):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         metadata = checkpointer.metadata(folder.absolute()).item_metadata
         kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in metadata}
         args = ocp.args.PyTreeRestore(restore_args=kinds)

@@ -54,7 +54,7 @@ class Summary:
         trainable: what an optimizer updates.
         keras_params: trainable and batch statistics, as Keras counts.
         memory_bytes: of the deployed parameters, bits rounded up to a byte.
-        macs: by bit width, ``{"1": n, "2": n, "32": n}``, for one image.
+        macs: by bit width, ``{"1": n, "2": n, "32": n}`` and others in use, for one image.
     """
 
     rows: tuple[Row, ...]
@@ -92,7 +92,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     )
     macs = {"1": 0, "2": 0, "32": 0}
     for row in rows:
-        macs[str(row.mac_bits)] += row.macs
+        macs[str(row.mac_bits)] = macs.get(str(row.mac_bits), 0) + row.macs
     one_bit = sum(row.params_1bit for row in rows)
     full = sum(row.params_32bit for row in rows)
     return Summary(

@@ -177,6 +177,8 @@ def test_precision_is_what_quantizers_declare():
     assert (found.params_1bit, found.macs["32"]) == (0, 32)
     declared = declare(bits=1)(mine)
     assert count(kernel_quantizer=declared, input_quantizer=declared)[1].macs["1"] == 32
+    coarse = declare(bits=4)(lambda x: jnp.round(x * 8) / 8)
+    assert count(input_quantizer=coarse)[1].macs == {"1": 0, "2": 0, "32": 0, "4": 32}
     narrow = partial(ste_sign, clip_value=0.5)
     pair = Stochastic(training=lambda key, x: ste_sign(x), evaluation=ste_sign, bits=1)
     assert count(kernel_quantizer=narrow, input_quantizer=pair)[1].macs["1"] == 32

@@ -12,7 +12,7 @@ from binjax.config import ConfigError
 
 _OVERRIDES = (
     "Every key of the config can be set behind it: --epochs 3 --optimizer.learning-rate 0.001 "
-    "--model.widths 1024 1024. `binjax %s CONFIG --help` lists them."
+    "--model.widths 1024 1024. `binjax train CONFIG --help` lists them."
 )
 
 
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser(
-        "train", help="train from a config", epilog=_OVERRIDES % "train", allow_abbrev=False
+        "train", help="train from a config", epilog=_OVERRIDES, allow_abbrev=False
     )
     train.add_argument("config", metavar="CONFIG", help="a TOML file, or RUN/config.toml")
     train.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME-TIME")

@@ -1,4 +1,4 @@
-"""Which layer made the loss infinite or not a number."""
+"""Which layer made the loss or a gradient infinite or not a number."""
 
 from __future__ import annotations
 

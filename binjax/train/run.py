@@ -46,7 +46,7 @@ class Interrupted(Exception):
 
 
 class Diverged(RunError):
-    """The loss became infinite or not a number."""
+    """The loss or a gradient became infinite or not a number."""
 
 
 @dataclass

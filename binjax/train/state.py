@@ -35,8 +35,8 @@ class TrainState(NamedTuple):
         step: int32, steps taken.
         totals: of this epoch's training examples.
         epoch_signs: bits of the binary weights at the epoch's start, by layer.
-        failed_step: int32, the first step whose loss was not finite, else -1. From then on
-            steps change nothing.
+        failed_step: int32, the first step whose loss or gradient was not finite, else -1. From
+            then on steps change nothing.
     """
 
     params: Any
