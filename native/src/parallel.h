@@ -1,0 +1,54 @@
+// Work sharing on XLA's own thread pool.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+
+#include "target.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace binjax {
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Calls f(0) … f(tasks - 1), each once, and returns when all are done. The caller works too and
+// waits only for tasks already begun, so a pool whose threads are all busy (or all inside such
+// calls) cannot deadlock it. A worker that starts late finds nothing to do and touches only the
+// shared state.
+template <class F>
+void parallel(xla::ffi::ThreadPool& pool, int64_t tasks, const F& f) {
+  const int64_t threads = std::min<int64_t>(pool.num_threads(), tasks);
+  if (threads <= 1) {
+    for (int64_t i = 0; i < tasks; ++i) f(i);
+    return;
+  }
+  struct State {
+    std::atomic<int64_t> next{0}, done{0};
+    int64_t tasks;
+    const F* f;
+    void work() {
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        (*f)(i);
+        done.fetch_add(1, std::memory_order_release);
+      }
+    }
+  };
+  auto state = std::make_shared<State>();
+  state->tasks = tasks;
+  state->f = &f;
+  for (int64_t t = 1; t < threads; ++t) pool.Schedule([state] { state->work(); });
+  state->work();
+  for (int spins = 0; state->done.load(std::memory_order_acquire) < tasks; ++spins) {
+    if (spins > 4096) std::this_thread::yield();
+#if BINJAX_X86
+    _mm_pause();
+#endif
+  }
+}
+
+}  // namespace binjax

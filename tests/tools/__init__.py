@@ -1,0 +1,1 @@
+"""Tools of the tests: a PTX emulator, Triton's interpreter on numpy arrays, a payload reader."""
