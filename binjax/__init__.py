@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from binjax import optim as optim
     from binjax import summary as summary
     from binjax import train as train
+    from binjax import xnor as xnor
+    from binjax.packing import unpack_bits as unpack_bits
     from binjax.shift import ap2 as ap2
     from binjax.ste import QUANTIZERS as QUANTIZERS
     from binjax.ste import Stochastic as Stochastic
@@ -35,6 +37,21 @@ if TYPE_CHECKING:
     from binjax.ste import stochastic_sign as stochastic_sign
     from binjax.ste import straight_through as straight_through
     from binjax.ste import swish_sign as swish_sign
+    from binjax.xnor import backends as backends
+    from binjax.xnor import binary_conv as binary_conv
+    from binjax.xnor import binary_matmul as binary_matmul
+    from binjax.xnor import pack_bits as pack_bits
+    from binjax.xnor import pack_conv_input as pack_conv_input
+    from binjax.xnor import pack_conv_kernel as pack_conv_kernel
+    from binjax.xnor import packed_conv as packed_conv
+    from binjax.xnor import packed_conv_affine as packed_conv_affine
+    from binjax.xnor import packed_conv_threshold as packed_conv_threshold
+    from binjax.xnor import packed_matmul as packed_matmul
+    from binjax.xnor import packed_matmul_affine as packed_matmul_affine
+    from binjax.xnor import packed_matmul_threshold as packed_matmul_threshold
+    from binjax.xnor import packed_max_pool as packed_max_pool
+    from binjax.xnor import xnor_conv as xnor_conv
+    from binjax.xnor import xnor_matmul as xnor_matmul
 
 _MODULES = (
     "checkpoint",
@@ -47,6 +64,7 @@ _MODULES = (
     "optim",
     "summary",
     "train",
+    "xnor",
 )
 _FUNCTIONS = {
     "ap2": "shift",
@@ -62,6 +80,22 @@ _FUNCTIONS = {
     "stochastic_sign": "ste",
     "straight_through": "ste",
     "swish_sign": "ste",
+    "unpack_bits": "packing",
+    "backends": "xnor",
+    "binary_conv": "xnor",
+    "binary_matmul": "xnor",
+    "pack_bits": "xnor",
+    "pack_conv_input": "xnor",
+    "pack_conv_kernel": "xnor",
+    "packed_conv": "xnor",
+    "packed_conv_affine": "xnor",
+    "packed_conv_threshold": "xnor",
+    "packed_matmul": "xnor",
+    "packed_matmul_affine": "xnor",
+    "packed_matmul_threshold": "xnor",
+    "packed_max_pool": "xnor",
+    "xnor_conv": "xnor",
+    "xnor_matmul": "xnor",
 }
 __all__ = ["__version__", *_FUNCTIONS, *_MODULES]
 

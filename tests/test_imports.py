@@ -25,6 +25,7 @@ LAYERS = (
     {"models", "data"},
     {"metrics", "summary", "checkpoint", "deploy"},
     {"train"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import binjax
+from binjax.cli.bench import add_bench, run_bench
 from binjax.config import ConfigError
 
 _OVERRIDES = (
@@ -77,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = actions.add_parser(action, help=f"{text} an image set")
         command.add_argument("name", metavar="NAME")
         command.add_argument("--dir", metavar="DIR", help="default: BINJAX_DATA_DIR or the cache")
+    add_bench(commands)
     return parser
 
 
@@ -93,6 +95,8 @@ def _run(words: Sequence[str]) -> int:
         from binjax.cli.data import run_data
 
         return run_data(args)
+    if args.command == "bench":
+        return run_bench(args)
     from binjax.cli.inspect import run_eval, run_summary
 
     return run_eval(args) if args.command == "eval" else run_summary(args)

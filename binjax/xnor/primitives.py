@@ -1,0 +1,176 @@
+"""One JAX primitive per operation, and how each platform computes it.
+
+Default: plain XLA. On CPUs: the native library, where it is loaded. On CUDA: Triton kernels,
+where they can be compiled. The functions that bind them, with batching and partitioning rules,
+are in ``ops.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jax.sharding import ManualAxisType, NamedSharding, PartitionSpec
+
+from binjax.packing import words_for
+from binjax.xnor import bridge, xla, xla_conv
+from binjax.xnor.dispatch import choose, refuse
+from binjax.xnor.geometry import Geometry
+from binjax.xnor.xla import Epilogue
+
+pack_rows_p = Primitive("binjax_pack_rows")
+pack_columns_p = Primitive("binjax_pack_columns")
+matmul_p = Primitive("binjax_matmul")
+conv_p = Primitive("binjax_conv")
+
+
+def _result(operands: Sequence[ShapedArray], shape: Sequence[int], dtype: Any) -> ShapedArray:
+    """Type of a result, varying over every manual mesh axis over which an operand varies."""
+    meshes = [a.sharding.mesh for a in operands]
+    mesh = next((m for m in meshes if not m.empty), meshes[0])
+    varying = frozenset[Any]().union(*(a.manual_axis_type.varying for a in operands))
+    return ShapedArray(
+        shape,
+        dtype,
+        sharding=NamedSharding(mesh, PartitionSpec(*(None,) * len(shape))),
+        manual_axis_type=ManualAxisType(varying=varying),
+    )
+
+
+def _pack_rows_type(x: ShapedArray, *, backend: str | None) -> ShapedArray:
+    return _result([x], (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32)
+
+
+def _pack_columns_type(w: ShapedArray, *, backend: str | None) -> ShapedArray:
+    taps, k, n = w.shape
+    return _result([w], (n, taps, words_for(k)), jnp.uint32)
+
+
+def _matmul_type(
+    xp: ShapedArray,
+    wp: ShapedArray,
+    *operands: ShapedArray,
+    k: int,
+    epilogue: Epilogue,
+    backend: str | None,
+) -> ShapedArray:
+    shape = (xp.shape[0], xla.bits_width(wp.shape[0], epilogue))
+    return _result([xp, wp, *operands], shape, xla.result_dtype(epilogue))
+
+
+def _conv_type(
+    xp: ShapedArray,
+    wp: ShapedArray,
+    *operands: ShapedArray,
+    geometry: Geometry,
+    epilogue: Epilogue,
+    backend: str | None,
+) -> ShapedArray:
+    high, wide = geometry.output(xp.shape[1:3], wp.shape[1:3])
+    shape = (xp.shape[0], high, wide, xla.bits_width(wp.shape[0], epilogue))
+    return _result([xp, wp, *operands], shape, xla.result_dtype(epilogue))
+
+
+# Native: target, attributes and operand-to-result aliases of the call
+
+Call = tuple[str, dict[str, Any], dict[int, int]]
+
+
+def _native_pack_rows(n_operands: int) -> Call:
+    return "binjax_pack_rows", {}, {}
+
+
+def _native_pack_columns(n_operands: int) -> Call:
+    return "binjax_pack_columns", {}, {}
+
+
+def _native_matmul(n_operands: int, *, k: int, epilogue: Epilogue) -> Call:
+    attributes = {"k": np.int64(k)}
+    if epilogue == "int32" and n_operands == 3:
+        return "binjax_matmul_int32_out", attributes, {2: 0}
+    return f"binjax_matmul_{epilogue}", attributes, {}
+
+
+def _native_conv(n_operands: int, *, geometry: Geometry, epilogue: Epilogue) -> Call:
+    attributes = {
+        "channels": np.int64(geometry.channels),
+        "strides": np.asarray(geometry.strides, np.int64),
+        "dilation": np.asarray(geometry.dilation, np.int64),
+        "padding": np.asarray(geometry.padding, np.int64),
+        "pad_value": np.int64(geometry.pad_value),
+    }
+    return f"binjax_conv_{epilogue}", attributes, {}
+
+
+# Triton: functions that JAX can trace
+
+
+def _triton_matmul(
+    xp: jax.Array, wp: jax.Array, *operands: jax.Array, k: int, epilogue: Epilogue
+) -> jax.Array:
+    if epilogue == "int32":  # memory offered for the result is not used
+        return bridge.matmul(xp, wp, k, epilogue=epilogue)
+    return bridge.matmul(xp, wp, k, *operands, epilogue=epilogue)
+
+
+def _triton_conv(
+    xp: jax.Array, wp: jax.Array, *operands: jax.Array, geometry: Geometry, epilogue: Epilogue
+) -> jax.Array:
+    def product(rows: jax.Array, columns: jax.Array, k: int) -> jax.Array:
+        return bridge.matmul(rows, columns, k, epilogue="int32")
+
+    return xla_conv.conv(xp, wp, *operands, geometry=geometry, epilogue=epilogue, product=product)
+
+
+def _register(
+    primitive: Primitive,
+    result_type: Callable[..., ShapedArray],
+    portable: Callable[..., jax.Array],
+    native_call: Callable[..., Call],
+    triton: Callable[..., jax.Array],
+) -> None:
+    by_xla = mlir.lower_fun(portable, multiple_results=False)
+    by_triton = mlir.lower_fun(triton, multiple_results=False)
+
+    def anywhere(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
+        if backend not in (None, "xla"):
+            refuse("/".join(ctx.platforms or ctx.module_context.platforms), str(backend))
+        return by_xla(ctx, *operands, **params)
+
+    def on_cpu(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
+        if choose("cpu", backend) == "xla":
+            return by_xla(ctx, *operands, **params)
+        target, attributes, aliases = native_call(len(operands), **params)
+        rule = jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)
+        return rule(ctx, *operands, **attributes)
+
+    def on_cuda(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
+        lower = by_xla if choose("cuda", backend) == "xla" else by_triton
+        return lower(ctx, *operands, **params)
+
+    def without_jit(*operands: jax.Array, backend: str | None, **params: Any) -> jax.Array:
+        return portable(*operands, **params)
+
+    primitive.def_abstract_eval(result_type)
+    primitive.def_impl(without_jit)
+    mlir.register_lowering(primitive, anywhere)
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    mlir.register_lowering(primitive, on_cuda, platform="cuda")
+
+
+_register(pack_rows_p, _pack_rows_type, xla.pack_rows, _native_pack_rows, bridge.pack_rows)
+_register(
+    pack_columns_p,
+    _pack_columns_type,
+    xla.pack_columns,
+    _native_pack_columns,
+    bridge.pack_columns,
+)
+_register(matmul_p, _matmul_type, xla.matmul, _native_matmul, _triton_matmul)
+_register(conv_p, _conv_type, xla_conv.conv, _native_conv, _triton_conv)
