@@ -60,3 +60,24 @@ def test_configs_say_what_they_claim(config):
     text = " ".join(header)
     assert f"binjax train configs/{config.name}" in text
     assert "not yet run" in text or re.search(r"0\.\d+ ± 0\.\d+ over \d seeds", text)
+
+
+def test_kernel_speeds_are_rows_of_the_csv():
+    text = (ROOT / "docs" / "bench_kernels.csv").read_text(encoding="utf-8")
+    known = {
+        (row["shape"], row["provider"], row["mode"], row["threads"]): (
+            f"{float(row['median_ms']):.3g}",
+            f"{float(row['tops']):.2f}",
+            f"{float(row['percent_of_ceiling']):.0f}",
+            f"{float(row['ratio']):.1f}",
+        )
+        for row in csv.DictReader(text.splitlines())
+        if row["provider"].startswith("binjax-")
+    }
+    cells = (
+        r"^\| `([\dx]+)` \| (native|xla), ([\w-]+) \| (\d+) \| (\S+) \| (\S+) \| (\d+) \| (\S+) \|$"
+    )
+    table = re.findall(cells, README, re.M)
+    assert table
+    for shape, backend, mode, threads, *numbers in table:
+        assert known[shape, f"binjax-{backend}", mode, threads] == tuple(numbers), (shape, mode)

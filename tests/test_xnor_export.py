@@ -44,7 +44,7 @@ def test_export_with_the_fast_forms():
         jax.jit(both(None)), platforms=("cpu", "cuda"), disabled_checks=ACCEPTED
     )(X, W, IMAGES, KERNEL)
     module = exported.mlir_module()
-    assert ("binjax_matmul_int32" in module) == ("native" in xnor.backends())
+    assert ("binjax_matmul_affine" in module) == ("native" in xnor.backends())
     assert (bridge.CUSTOM_CALL in module) == bridge.compiler_status().usable
     check(exported.call(X, W, IMAGES, KERNEL))
     pytest.importorskip("flatbuffers")

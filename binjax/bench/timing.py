@@ -17,9 +17,7 @@ Unit = Literal["popcount", "fma", ""]
 _SHORTEST = 1e-3  # seconds of one sample: shorter work is repeated within it
 _LONG = 0.25  # seconds of a run from which it is not run once more, untimed, before each sample
 _FEWEST_ROUNDS = 3
-_SETTLE = (
-    0.03  # seconds until idle workers of a library have ceased to spin (OpenBLAS: 2^26 cycles)
-)
+_SETTLE = 0.03  # seconds until idle workers of a library have ceased to spin
 
 
 class WrongResult(RuntimeError):

@@ -57,6 +57,8 @@ def add_bench(commands: Any) -> None:
 def run_bench(args: argparse.Namespace) -> int:
     """Measure, print, write. A kernel that is not exact gives status 1 and no files."""
     plan, threads = _check(args)
+    # Read when numpy is loaded: else its workers spin 2^26 cycles beside whoever is timed next.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
     if threads == (usable_threads(),):
         rows = _measure(args, plan)
     else:

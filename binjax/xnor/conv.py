@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from binjax.packing import unpack_bits
+from binjax.xnor import ops
 from binjax.xnor.arguments import as_shaped, check_floating, check_k
 from binjax.xnor.derivative import (
     inside,
@@ -115,8 +116,14 @@ def _real(
 def _convolve(
     x: jax.Array, w: jax.Array, geometry: Geometry, saturated: bool, backend: str | None
 ) -> jax.Array:
-    xp, wp = _pack(x, w, geometry, backend)
-    dot = convolve(xp, wp, geometry=geometry, epilogue="int32", backend=backend)
+    return _convolve_packed(*_pack(x, w, geometry, backend), x, geometry, backend)
+
+
+def _convolve_packed(
+    xp: jax.Array, wp: jax.Array, x: jax.Array, geometry: Geometry, backend: str | None
+) -> jax.Array:
+    operands, epilogue = ops.float_result(x.dtype, wp.shape[0])
+    dot = convolve(xp, wp, *operands, geometry=geometry, epilogue=epilogue, backend=backend)
     return dot.astype(x.dtype)
 
 
@@ -132,9 +139,9 @@ def _convolve_fwd(
 ) -> tuple[jax.Array, Any]:
     x, w = only_once_differentiable(x), only_once_differentiable(w)
     xp, wp = _pack(x, w, geometry, backend)
-    dot = convolve(xp, wp, geometry=geometry, epilogue="int32", backend=backend)
     masks = (inside(x), inside(w)) if saturated else None
-    return dot.astype(x.dtype), (xp, wp, masks, jnp.zeros(0, w.dtype))
+    out = _convolve_packed(xp, wp, x, geometry, backend)
+    return out, (xp, wp, masks, jnp.zeros(0, w.dtype))
 
 
 def _convolve_bwd(

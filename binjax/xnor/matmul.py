@@ -241,7 +241,8 @@ def _pack(x: jax.Array, w: jax.Array, backend: str | None) -> tuple[jax.Array, j
 
 def _multiply_packed(xp: jax.Array, wp: jax.Array, x: jax.Array, backend: str | None) -> jax.Array:
     rows = xp.reshape(-1, xp.shape[-1])
-    dot = _product(rows, wp, k=x.shape[-1], epilogue="int32", backend=backend)
+    operands, epilogue = ops.float_result(x.dtype, wp.shape[0])
+    dot = _product(rows, wp, *operands, k=x.shape[-1], epilogue=epilogue, backend=backend)
     return dot.astype(x.dtype).reshape(*x.shape[:-1], wp.shape[0])
 
 
