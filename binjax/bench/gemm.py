@@ -64,7 +64,7 @@ def own_backends() -> tuple[str, ...]:
 
 def random_signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """±1 in float32."""
-    bits = rng.integers(0, 2, shape, np.int8)
+    bits: Array = rng.integers(0, 2, shape, np.int8)
     bits += bits
     bits -= 1
     return bits.astype(np.float32)
