@@ -56,7 +56,7 @@ def test_stays_inside_its_buffers(sanitized):
     isas = run([sys.executable, "-c", code], **sanitized).split()
     assert "scalar" in isas
     tests = [str(ROOT / "tests" / name) for name in TESTS]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SUBSET]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SUBSET]
     for isa in isas:
         last = run([*command, *tests], **sanitized, BINJAX_ISA=isa).splitlines()[-1]
         assert " passed" in last
