@@ -13,7 +13,6 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from .launch import Argument, Constant, Launch
 from .tiles import for_capability
@@ -80,6 +79,13 @@ def _is_aligned(argument: Argument) -> bool:
     return argument.value is None or argument.value % 16 == 0
 
 
+def _gluon_source() -> Any:
+    # A private name: imported where it is used, so that the other kernels do without it.
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource
+
+
 @functools.cache
 def _compile(
     module: str,
@@ -100,8 +106,8 @@ def _compile(
         for parameter, _, aligned in parameters
         if aligned
     }
-    gluon = isinstance(kernel, GluonJITFunction)
-    source_type: Any = GluonASTSource if gluon else ASTSource
+    gluon = module == "bmma"
+    source_type: Any = _gluon_source() if gluon else ASTSource
     compiled = triton.compile(
         source_type(kernel, signature, dict(constants), attributes),
         target=GPUTarget("cuda", compute_capability, 32),
@@ -110,7 +116,7 @@ def _compile(
             "num_stages": num_stages,
             "maxnreg": max_registers,
             "ptx_version": PTX_VERSION_BY_CAPABILITY.get(compute_capability, PTX_VERSION),
-            # Two roundings in "affine", so that every back end returns the same bits.
+            # Two roundings in "affine", as numpy has; XLA and the CPU library may fuse them.
             "enable_fp_fusion": False,
         },
     )

@@ -38,6 +38,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which Python runs with the sanitized library."""
     build = tmp_path_factory.mktemp("sanitized")
     configure = ["cmake", "-S", str(ROOT / "native"), "-B", str(build), "-DBINJAX_SANITIZE=ON"]
+    configure.append("-DBINJAX_WERROR=ON")
     run([*configure, f"-DPython_EXECUTABLE={sys.executable}"])
     run(["cmake", "--build", str(build)])
     libraries = [

@@ -136,3 +136,11 @@ def test_refusals():
         unpack_bits(np.ones(3, np.uint32), 70, jnp.uint8)
     with pytest.raises(ValueError, match=r"xp has shape \(2, 2\); 77 packed elements take 3 words"):
         check_words(jnp.ones((2, 2), jnp.uint32), 77, "xp")
+
+
+def test_wide_numpy_numbers_keep_their_sign():
+    # JAX without 64-bit types would wrap or flush them to zero first.
+    integers = np.asarray([2**31, -(2**32), -1, 0, 2**63 - 1])
+    floats = np.asarray([-1e-300, 1e-300, -0.0, -5e-324, 1e300])
+    np.testing.assert_array_equal(pack_bits(integers), [0b11001])
+    np.testing.assert_array_equal(pack_bits(floats), [0b10110])

@@ -81,3 +81,20 @@ def test_kernel_speeds_are_rows_of_the_csv():
     assert table
     for shape, backend, mode, threads, *numbers in table:
         assert known[shape, f"binjax-{backend}", mode, threads] == tuple(numbers), (shape, mode)
+
+
+def test_figure2_is_rows_of_the_csv():
+    text = (ROOT / "docs" / "figure2.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    seconds = {
+        (row["case"], row["provider"], row["mode"]): f"{float(row['median_ms']) / 1e3:.3g} s"
+        for row in rows
+    }
+    for case, xnor in (("figure2-gemm", "pack-both"), ("figure2-mlp", "packed-mlp")):
+        plain = seconds[case, "unoptimised", "float32"]
+        library = next(r["baseline"] for r in rows if r["case"] == case).split()
+        cells = (plain, seconds[case, library[0], library[1]], seconds[case, "binjax-native", xnor])
+        assert re.search(r"\| {} .*\| {} \| {}: ".format(*map(re.escape, cells)), README), cells
+    accuracy = {row["accuracy"] for row in rows} - {""}
+    assert len(accuracy) == 1
+    assert f"| {accuracy.pop()} |" in README

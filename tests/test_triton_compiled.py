@@ -122,7 +122,7 @@ def test_popcount_is_one_instruction_in_ptx() -> None:
 
 
 def test_affine_is_rounded_twice() -> None:
-    """As numpy and XLA on a CPU do it, so that every back end returns the same bits."""
+    """As numpy does it."""
     launch = gemm(40, 40, 40, "affine", compute_capability=90)
     ptx = aot.compile_launch(launch, 90).ptx
     assert "mul.rn.f32" in ptx or "mul.f32" in ptx

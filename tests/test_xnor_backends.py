@@ -1,5 +1,6 @@
 """Which back end computes, what is refused, and how the native library is found."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from binjax import xnor
 from binjax.xnor import bridge
 from binjax.xnor import native as native_module
-from binjax.xnor.dispatch import BACKENDS
+from binjax.xnor.dispatch import BACKENDS, check_backend, choose
 
 WORDS = np.zeros((3, 2), np.uint32)
 HERE = Path(__file__).parent
@@ -63,6 +64,29 @@ def test_triton_without_a_gpu(monkeypatch):
     message = "backend='triton' runs on CUDA devices, .* compiled for cpu; leave backend=None"
     with pytest.raises(ValueError, match=message):
         xnor.packed_matmul(WORDS[:1], WORDS, 61, backend="triton")
+
+
+@pytest.mark.parametrize("problem", ["the GPU's compute capability is 7.5", "GPUs of several"])
+def test_a_gpu_that_the_kernels_are_not_for(monkeypatch, problem):
+    monkeypatch.setattr(bridge, "target_status", lambda: bridge.Status(False, problem))
+    with pytest.warns(xnor.SlowerBackendWarning, match=problem):
+        assert choose("cuda", None) == "xla"
+    with pytest.raises(ValueError, match=f"backend='triton' cannot be used: {problem}"):
+        check_backend("triton")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(
+    ("gpus", "found"),
+    [([75], "compute capability is 7.5"), ([80, 90], "several"), ([90], "9.0"), ([], "9.0")],
+)
+def test_what_is_compiled_for(monkeypatch, gpus, found):
+    monkeypatch.setattr(bridge, "compiler_status", lambda: bridge.Status(True, ""))
+    monkeypatch.setattr(bridge, "_device_capabilities", lambda: gpus)
+    monkeypatch.delenv(bridge.TARGET_VARIABLE, raising=False)
+    status = bridge.target_status()
+    assert found in status.reason
+    assert status.usable == (found == "9.0")
 
 
 MISSING = """

@@ -92,13 +92,14 @@ def test_export_of_packed_words_from_shapes_alone():
     assert exported.out_avals[0].shape == (5, 2)
 
 
-def test_export_for_any_batch():
+@pytest.mark.parametrize("other", ["tpu", "cuda"])
+def test_export_for_any_batch(other):
     b = export.symbolic_shape("b")[0]
     shapes = [((b, 70), jnp.float32), W, ((b, 6, 6, 8), jnp.float32), KERNEL]
     shapes = [jax.ShapeDtypeStruct(*s) if isinstance(s, tuple) else s for s in shapes]
     # The default platform's form and, for the other one, the portable form
     exported = export.export(
-        jax.jit(both(None)), platforms=("cpu", "tpu"), disabled_checks=ACCEPTED
+        jax.jit(both(None)), platforms=("cpu", other), disabled_checks=ACCEPTED
     )(*shapes)
     for n in (1, 2, 5):
         images = np.resize(IMAGES, (n, 6, 6, 8))

@@ -114,7 +114,9 @@ def refuse_nan(name: str, x: Shaped) -> None:
     Raises:
         ValueError: NaN.
     """
-    if jnp.issubdtype(x.dtype, jnp.floating) and is_readable(x) and bool(_any_nan(x)):
+    if not (jnp.issubdtype(x.dtype, jnp.floating) and is_readable(x)):
+        return
+    if bool(np.isnan(x).any() if isinstance(x, np.ndarray) else _any_nan(x)):
         where = tuple(int(i) for i in np.argwhere(np.isnan(np.asarray(x, np.float64)))[0])
         raise ValueError(f"{name} is NaN at {where}; NaN has no sign, clean it before packing")
 

@@ -70,19 +70,28 @@ def status() -> Status:
 
     Initialises JAX's back ends if triton and the plugin are there.
     """
+    target = target_status()
+    if not target.usable or _device_capabilities():
+        return target
+    return Status(False, f"JAX finds no CUDA device, only {jax.default_backend()}")
+
+
+def target_status() -> Status:
+    """Whether programs can be compiled for this machine's GPU, or for a GPU where there is none.
+
+    Initialises JAX's back ends if triton and the plugin are there.
+    """
     compiler = compiler_status()
     if not compiler.usable:
         return compiler
     from kernels_triton.tiles import LOWEST_CAPABILITY
 
-    found = _device_capabilities()
-    if not found:
-        return Status(False, f"JAX finds no CUDA device, only {jax.default_backend()}")
     try:
         target = target_capability()
     except (TritonUnavailable, ValueError) as error:
         return Status(False, str(error))
-    if (lowest := min(target, *found)) < LOWEST_CAPABILITY:
+    lowest = min([target, *_device_capabilities()])
+    if lowest < LOWEST_CAPABILITY:
         needed = f"the kernels need {_dotted(LOWEST_CAPABILITY)}"
         return Status(False, f"the GPU's compute capability is {_dotted(lowest)}; {needed}")
     return Status(True, f"CUDA device of compute capability {_dotted(target)}")
@@ -171,10 +180,15 @@ def payload(launch: Launch, compute_capability: int) -> bytes:
     compiler = compiler_status()
     if not compiler.usable:
         raise TritonUnavailable(compiler.reason)
-    from kernels_triton.aot import compile_launch
-
-    c = compile_launch(launch, compute_capability)
     plugin = _plugin()
+    try:
+        from kernels_triton.aot import compile_launch
+
+        c = compile_launch(launch, compute_capability)
+    except ImportError as error:
+        raise TritonUnavailable(
+            f"this triton lacks what the kernels use: {error}; use another back end or triton 3.9"
+        ) from error
     try:
         sizes = (c.num_warps, c.num_ctas, c.shared_bytes)
         kernel = plugin.TritonKernel(c.name, *sizes, c.ptx, c.ttir, compute_capability)

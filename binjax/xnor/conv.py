@@ -47,9 +47,9 @@ def binary_conv(
         strides, padding, pad_value, dilation, backend: see :func:`packed_conv`.
 
     Returns:
-        ``[n, oh, ow, N]`` in xb's dtype: the integer result, rounded if the dtype cannot hold
-        it. Gradients are those of the convolution of the ±1 arrays; what is kept for them is one
-        bit per element. There are no second derivatives.
+        ``[n, oh, ow, N]`` in xb's dtype: the integer result, rounded (or, in float16,
+        infinite) if the dtype cannot hold it. Gradients are those of the convolution of the ±1
+        arrays; what is kept for them is one bit per element. There are no second derivatives.
 
     Raises:
         TypeError: operands that are not floating; a second derivative.

@@ -58,15 +58,22 @@ def check_backend(backend: str | None) -> None:
         raise ValueError(f"backend={backend!r} cannot be used: {problem}; {_others()}")
 
 
-def choose(platform: str, backend: str | None) -> Backend:
+def choose(platform: str, backend: str | None, problem: str | None = None) -> Backend:
     """The back end of a computation that is being compiled for ``"cpu"`` or ``"cuda"``.
 
+    Args:
+        platform: what is compiled for.
+        backend: what was asked for.
+        problem: why the platform's own back end cannot do this computation; None if it can.
+
     Raises:
-        ValueError: the back end asked for does not run on the platform.
+        ValueError: the back end asked for does not run on the platform, or cannot do this.
     """
     own: Backend = "native" if platform == "cpu" else "triton"
+    if backend == own and problem is not None:
+        raise ValueError(f"backend={backend!r} cannot be used: {problem}; {_others()}")
     if backend is None:
-        problem = native().problem if own == "native" else triton_problem()
+        problem = problem or (native().problem if own == "native" else triton_problem())
         if problem is None:
             return own
         warn_missing(platform, problem)
@@ -97,8 +104,8 @@ def _others() -> str:
 
 def triton_problem() -> str | None:
     """Why Triton kernels cannot be compiled here, GPU or not; None if they can."""
-    compiler = bridge.compiler_status()
-    return None if compiler.usable else compiler.reason
+    target = bridge.target_status()
+    return None if target.usable else target.reason
 
 
 @functools.cache

@@ -136,7 +136,8 @@ def binary_matmul(xb: ArrayLike, wb: ArrayLike, *, backend: str | None = None) -
         backend: see :func:`packed_matmul`.
 
     Returns:
-        ``[..., N]`` in xb's dtype: the integer result, rounded if the dtype cannot hold it.
+        ``[..., N]`` in xb's dtype: the integer result, rounded (or, in float16, infinite) if the
+        dtype cannot hold it.
         Gradients are those of the product, ``g @ wb.T`` and ``xb.T @ g``; what is kept for them
         is one bit per element. There are no second derivatives.
 
@@ -157,7 +158,8 @@ def xnor_matmul(x: ArrayLike, w: ArrayLike, *, backend: str | None = None) -> ja
         backend: see :func:`packed_matmul`.
 
     Returns:
-        ``[..., N]`` in x's dtype: the integer result, rounded if the dtype cannot hold it. The
+        ``[..., N]`` in x's dtype: the integer result, rounded (or, in float16, infinite) if the
+        dtype cannot hold it. The
         same value and gradients as ``binary_matmul(ste_sign(x), ste_sign(w))``: gradients pass
         where ``|x| <= 1`` (Courbariaux, Hubara et al. 2016, eq. 4). Kept for them: two bits per
         element. There are no second derivatives.

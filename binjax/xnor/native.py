@@ -54,7 +54,10 @@ def native() -> Native:
     """
     path = _find()
     if path is None:
-        return Native("binjax was installed without its native library (no C++ compiler was found)")
+        return Native(
+            "binjax was installed without its native library (no C++17 compiler, or the build "
+            "failed: pip install -v . shows why)"
+        )
     if not path.is_file():
         return Native(f"BINJAX_NATIVE_LIB names {path}, which is no file", path)
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from binjax.xnor import ops, xla
-from binjax.xnor.arguments import as_shaped, refuse_nan
+from binjax.xnor.arguments import Shaped, as_shaped, refuse_nan
 from binjax.xnor.dispatch import check_backend
 
 
@@ -39,7 +40,13 @@ def pack_bits(x: ArrayLike, *, backend: str | None = None) -> jax.Array:
         raise ValueError("x is a scalar; packing needs at least one axis")
     check_backend(backend)
     refuse_nan("x", x)
-    return pack_last_axis(jnp.asarray(x), backend)
+    return pack_last_axis(jnp.asarray(_signs_if_narrowed(x)), backend)
+
+
+def _signs_if_narrowed(x: Shaped) -> Shaped:
+    """Booleans in place of 64-bit numbers that JAX would narrow: that can change their sign."""
+    wide = isinstance(x, np.ndarray) and jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype
+    return np.asarray(x) >= 0 if wide and x.dtype.kind in "if" else x
 
 
 def pack_last_axis(x: jax.Array, backend: str | None) -> jax.Array:

@@ -181,7 +181,7 @@ def _define(
 
 def _kept(mesh: Mesh, array: Any, axis: int, parts: int) -> Axes:
     """Mesh axes of an operand's axis, or None where they don't split it evenly."""
-    spec = array.sharding.spec
+    spec = getattr(array.sharding, "spec", ())  # a sharding without a mesh has none: gather
     axes: Axes = spec[axis] if axis < len(spec) else None
     size = math.prod(mesh.shape[name] for name in _names(axes))
     return axes if parts % size == 0 else None

@@ -7,6 +7,7 @@ are in ``ops.py``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,11 +152,15 @@ def _register(
         return rule(ctx, *operands, **attributes)
 
     def on_cuda(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
-        lower = by_xla if choose("cuda", backend) == "xla" else by_triton
+        known = all(isinstance(size, int) for aval in ctx.avals_in for size in aval.shape)
+        problem = None if known else "Triton kernels are compiled for sizes, and one is symbolic"
+        lower = by_xla if choose("cuda", backend, problem) == "xla" else by_triton
         return lower(ctx, *operands, **params)
 
-    def without_jit(*operands: jax.Array, backend: str | None, **params: Any) -> jax.Array:
-        return portable(*operands, **params)
+    def without_jit(*operands: jax.Array, **params: Any) -> jax.Array:
+        with jax.disable_jit(False):  # the lowering chooses the back end, so there has to be one
+            out: jax.Array = jax.jit(functools.partial(primitive.bind, **params))(*operands)
+        return out
 
     primitive.def_abstract_eval(result_type)
     primitive.def_impl(without_jit)

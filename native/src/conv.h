@@ -166,17 +166,18 @@ class ConvSource {
     x_classes_ = static_cast<int64_t>(xs.size());
     table_.resize(ys.size() * xs.size() * static_cast<size_t>(s.n_out));
     const int64_t taps = s.kh * s.kw, step = std::max<int64_t>(1, 32768 / (taps * s.words));
+    std::vector<int32_t> all_ones(static_cast<size_t>(s.n_out * taps));
     parallel(pool, ceil_div(s.n_out, step), [&](int64_t task) {
-      std::vector<int32_t> ones(static_cast<size_t>(taps));
       for (int64_t n = task * step; n < std::min(s.n_out, (task + 1) * step); ++n) {
         const uint32_t* taps_of_n = w + n * taps * s.words;
+        int32_t* ones = &all_ones[n * taps];
 #if BINJAX_X86
         if (active_isa() != Isa::kScalar) {
-          tap_popcounts_popcnt(taps_of_n, taps, s.words, ones.data());
+          tap_popcounts_popcnt(taps_of_n, taps, s.words, ones);
         } else
 #endif
         {
-          tap_popcounts(taps_of_n, taps, s.words, ones.data());
+          tap_popcounts(taps_of_n, taps, s.words, ones);
         }
         for (size_t y = 0; y < ys.size(); ++y) {
           for (size_t x = 0; x < xs.size(); ++x) {
@@ -188,7 +189,7 @@ class ConvSource {
   }
 
   int32_t base(const std::pair<int64_t, int64_t>& y, const std::pair<int64_t, int64_t>& x,
-               const std::vector<int32_t>& ones) const {
+               const int32_t* ones) const {
     int64_t sum = shape_.channels * (y.second - y.first) * (x.second - x.first);
     for (int64_t i = 0; i < shape_.kh; ++i) {
       for (int64_t j = 0; j < shape_.kw; ++j) {

@@ -103,6 +103,17 @@ bool covers(const ffi::AnyBuffer::Dimensions& shape, int64_t columns) {
 
 // ---- Matrix product
 
+// Memory that cannot be had is an error of the call, not the end of the process.
+template <class F>
+ffi::Error guarded(const F& f) {
+  try {
+    f();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "binjax: out of memory");
+  }
+  return ffi::Error::Success();
+}
+
 template <class Out>
 ffi::Error matmul(ffi::ThreadPool& pool, const U32& x, const U32& w, int64_t k, const Out& out,
                   int64_t elements) {
@@ -112,9 +123,10 @@ ffi::Error matmul(ffi::ThreadPool& pool, const U32& x, const U32& w, int64_t k, 
   if (!fits)
     return mismatch("binjax matmul: [m, words], [n, words] and a result of [m, n] expected");
   advise(out.out, elements * 4);
-  multiply(pool, xs[0], Weights{w.typed_data(), ws[0], ws[1], 1},
-           MatrixSource(x.typed_data(), xs[1], k), out);
-  return ffi::Error::Success();
+  return guarded([&] {
+    multiply(pool, xs[0], Weights{w.typed_data(), ws[0], ws[1], 1},
+             MatrixSource(x.typed_data(), xs[1], k), out);
+  });
 }
 
 ffi::Error matmul_int32(ffi::ThreadPool pool, U32 x, U32 w, ffi::Result<S32> out, int64_t k) {
@@ -167,8 +179,9 @@ ffi::ErrorOr<ConvShape> conv_shape(const U32& x, const U32& w, Sizes result, int
   std::copy(strides.begin(), strides.end(), s.stride);
   std::copy(dilation.begin(), dilation.end(), s.dilation);
   std::copy(padding.begin(), padding.end(), s.pad);
-  bool fits = ws[3] == s.words && s.words == ceil_div(channels, 32) && s.groups > 0 &&
-              s.n_out % s.groups == 0 && result[0] == s.n && pad_value >= -1 && pad_value <= 1;
+  bool fits = channels > 0 && ws[3] == s.words && s.words == ceil_div(channels, 32) &&
+              s.groups > 0 && s.n_out % s.groups == 0 && result[0] == s.n && pad_value >= -1 &&
+              pad_value <= 1;
   for (int axis = 0; fits && axis < 2; ++axis) {
     const int64_t size = axis ? s.padded_w() : s.padded_h(), taps = axis ? s.kw : s.kh;
     const int64_t out = axis ? s.out_w : s.out_h;
@@ -186,10 +199,11 @@ ffi::Error conv(ffi::ThreadPool& pool, const U32& x, const U32& w, const ConvSha
   const int64_t rows = s.n * s.out_h * s.out_w;
   if (rows == 0 || s.n_out == 0) return ffi::Error::Success();
   advise(out.out, rows * out.stride * 4);
-  const ConvSource source(pool, s, x.typed_data(), w.typed_data());
-  multiply(pool, rows, Weights{w.typed_data(), s.n_out, s.kh * s.kw * s.words, s.groups}, source,
-           out);
-  return ffi::Error::Success();
+  return guarded([&] {
+    const ConvSource source(pool, s, x.typed_data(), w.typed_data());
+    multiply(pool, rows, Weights{w.typed_data(), s.n_out, s.kh * s.kw * s.words, s.groups}, source,
+             out);
+  });
 }
 
 ffi::Error conv_int32(ffi::ThreadPool pool, U32 x, U32 w, ffi::Result<S32> out, int64_t channels,

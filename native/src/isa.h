@@ -5,7 +5,7 @@ namespace binjax {
 
 enum class Isa { kAvx512, kAvx2, kPopcnt, kNeon, kScalar };
 
-// The one in use: the best usable, unless select() chose another.
+// The one in use: the best usable, unless binjax_select_isa() chose another.
 Isa active_isa();
 
 }  // namespace binjax

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "target.h"
@@ -41,7 +42,11 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t tasks, const F& f) {
   auto state = std::make_shared<State>();
   state->tasks = tasks;
   state->f = &f;
-  for (int64_t t = 1; t < threads; ++t) pool.Schedule([state] { state->work(); });
+  try {
+    for (int64_t t = 1; t < threads; ++t) pool.Schedule([state] { state->work(); });
+  } catch (const std::bad_alloc&) {
+    // Fewer helpers: those already scheduled use f, so this frame must stay until all is done.
+  }
   state->work();
   for (int spins = 0; state->done.load(std::memory_order_acquire) < tasks; ++spins) {
     if (spins > 4096) std::this_thread::yield();
