@@ -227,6 +227,10 @@ class Checkpoint(Section):
     """how many of the latest are kept"""
 
 
+Backend = Literal["auto", "float", "xla", "native", "triton"]
+Memory = Literal["full", "int16", "lean"]
+
+
 class Config(Section):
     """A run of binjax."""
 
@@ -239,3 +243,10 @@ class Config(Section):
     model: Model = MLP()
     optimizer: Optimizer = Adam()
     checkpoint: Checkpoint = Checkpoint()
+    backend: Backend = "auto"
+    """who multiplies ±1 by ±1: packed kernels of a kind, the best of them (auto), or floats"""
+    memory: Memory = "full"
+    """what the backward pass finds of a binary product: its float values, 16-bit sums, or nothing
+    but bits, from which it multiplies again (lean)"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of activations and products; parameters, statistics and losses stay float32"""

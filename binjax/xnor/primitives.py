@@ -31,7 +31,7 @@ matmul_p = Primitive("binjax_matmul")
 conv_p = Primitive("binjax_conv")
 
 
-def _result(operands: Sequence[ShapedArray], shape: Sequence[int], dtype: Any) -> ShapedArray:
+def result_like(operands: Sequence[ShapedArray], shape: Sequence[int], dtype: Any) -> ShapedArray:
     """Type of a result, varying over every manual mesh axis over which an operand varies."""
     meshes = [a.sharding.mesh for a in operands]
     mesh = next((m for m in meshes if not m.empty), meshes[0])
@@ -45,12 +45,12 @@ def _result(operands: Sequence[ShapedArray], shape: Sequence[int], dtype: Any) -
 
 
 def _pack_rows_type(x: ShapedArray, *, backend: str | None) -> ShapedArray:
-    return _result([x], (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32)
+    return result_like([x], (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32)
 
 
 def _pack_columns_type(w: ShapedArray, *, backend: str | None) -> ShapedArray:
     taps, k, n = w.shape
-    return _result([w], (n, taps, words_for(k)), jnp.uint32)
+    return result_like([w], (n, taps, words_for(k)), jnp.uint32)
 
 
 def _matmul_type(
@@ -62,7 +62,7 @@ def _matmul_type(
     backend: str | None,
 ) -> ShapedArray:
     shape = (xp.shape[0], xla.bits_width(wp.shape[0], epilogue))
-    return _result([xp, wp, *operands], shape, xla.result_dtype(epilogue))
+    return result_like([xp, wp, *operands], shape, xla.result_dtype(epilogue))
 
 
 def _conv_type(
@@ -75,7 +75,7 @@ def _conv_type(
 ) -> ShapedArray:
     high, wide = geometry.output(xp.shape[1:3], wp.shape[1:3])
     shape = (xp.shape[0], high, wide, xla.bits_width(wp.shape[0], epilogue))
-    return _result([xp, wp, *operands], shape, xla.result_dtype(epilogue))
+    return result_like([xp, wp, *operands], shape, xla.result_dtype(epilogue))
 
 
 # Native: target, attributes and operand-to-result aliases of the call
@@ -129,13 +129,22 @@ def _triton_conv(
     return xla_conv.conv(xp, wp, *operands, geometry=geometry, epilogue=epilogue, product=product)
 
 
-def _register(
+def register(
     primitive: Primitive,
     result_type: Callable[..., ShapedArray],
     portable: Callable[..., jax.Array],
     native_call: Callable[..., Call],
     triton: Callable[..., jax.Array],
 ) -> None:
+    """Give a primitive its type and its lowerings.
+
+    Args:
+        primitive: takes arrays and the parameters of the functions below, and ``backend``.
+        result_type: type of the result from those of the operands.
+        portable: the operation in JAX functions, for every platform.
+        native_call: from the number of operands, the FFI target, its attributes, its aliases.
+        triton: the operation on CUDA, as a function that JAX can trace.
+    """
     by_xla = mlir.lower_fun(portable, multiple_results=False)
     by_triton = mlir.lower_fun(triton, multiple_results=False)
 
@@ -169,13 +178,13 @@ def _register(
     mlir.register_lowering(primitive, on_cuda, platform="cuda")
 
 
-_register(pack_rows_p, _pack_rows_type, xla.pack_rows, _native_pack_rows, bridge.pack_rows)
-_register(
+register(pack_rows_p, _pack_rows_type, xla.pack_rows, _native_pack_rows, bridge.pack_rows)
+register(
     pack_columns_p,
     _pack_columns_type,
     xla.pack_columns,
     _native_pack_columns,
     bridge.pack_columns,
 )
-_register(matmul_p, _matmul_type, xla.matmul, _native_matmul, _triton_matmul)
-_register(conv_p, _conv_type, xla_conv.conv, _native_conv, _triton_conv)
+register(matmul_p, _matmul_type, xla.matmul, _native_matmul, _triton_matmul)
+register(conv_p, _conv_type, xla_conv.conv, _native_conv, _triton_conv)

@@ -8,49 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "conv_shape.h"
 #include "multiply.h"
 
 namespace binjax {
-
-struct ConvShape {
-  int64_t n, h, w, groups, words;  // image
-  int64_t n_out, kh, kw;           // kernel
-  int64_t out_h, out_w;
-  int64_t channels;  // of one group
-  int64_t stride[2], dilation[2];
-  int64_t pad[4];     // top, bottom, left, right
-  int64_t pad_value;  // -1, 0 or 1
-  bool padded() const { return pad[0] || pad[1] || pad[2] || pad[3]; }
-  int64_t padded_h() const { return h + pad[0] + pad[1]; }
-  int64_t padded_w() const { return w + pad[2] + pad[3]; }
-};
-
-// Taps of one axis that fall inside the image, [first, second), for each output position.
-inline std::vector<std::pair<int64_t, int64_t>> inside(int64_t out, int64_t size, int64_t taps,
-                                                       int64_t stride, int64_t dilation,
-                                                       int64_t low) {
-  std::vector<std::pair<int64_t, int64_t>> ranges;
-  for (int64_t i = 0; i < out; ++i) {
-    const int64_t start = i * stride - low;
-    const int64_t first = start >= 0 ? 0 : std::min(taps, ceil_div(-start, dilation));
-    const int64_t last = start >= size ? 0 : std::min(taps, (size - 1 - start) / dilation + 1);
-    ranges.emplace_back(first, std::max(first, last));
-  }
-  return ranges;
-}
-
-// Equal ranges numbered, first come first.
-inline std::vector<int> classes(std::vector<std::pair<int64_t, int64_t>>& ranges) {
-  std::vector<std::pair<int64_t, int64_t>> distinct;
-  std::vector<int> index;
-  for (const auto& range : ranges) {
-    auto found = std::find(distinct.begin(), distinct.end(), range);
-    index.push_back(static_cast<int>(found - distinct.begin()));
-    if (found == distinct.end()) distinct.push_back(range);
-  }
-  ranges = std::move(distinct);
-  return index;
-}
 
 BINJAX_INLINE int32_t popcount(const uint32_t* words, int64_t n) {
   int64_t sum = 0;

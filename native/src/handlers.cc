@@ -3,40 +3,12 @@
 #include <cstdint>
 
 #include "conv.h"
+#include "ffi.h"
 #include "multiply.h"
 #include "pack.h"
-#include "xla/ffi/api/ffi.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace binjax {
 namespace {
-
-namespace ffi = xla::ffi;
-using U32 = ffi::Buffer<ffi::U32>;
-using S32 = ffi::Buffer<ffi::S32>;
-using F32 = ffi::Buffer<ffi::F32>;
-using Flags = ffi::Buffer<ffi::PRED>;
-using Sizes = ffi::Span<const int64_t>;
-
-ffi::Error mismatch(const char* what) {
-  return ffi::Error::InvalidArgument(what);
-}
-
-// A large result is new memory: with huge pages the kernel hands it out in steps of 2 MiB.
-void advise(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kHuge = 2 << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHuge - 1) & ~(kHuge - 1);
-  const uintptr_t end =
-      (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
 
 // ---- Packing
 
@@ -103,17 +75,6 @@ bool covers(const ffi::AnyBuffer::Dimensions& shape, int64_t columns) {
 
 // ---- Matrix product
 
-// Memory that cannot be had is an error of the call, not the end of the process.
-template <class F>
-ffi::Error guarded(const F& f) {
-  try {
-    f();
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "binjax: out of memory");
-  }
-  return ffi::Error::Success();
-}
-
 template <class Out>
 ffi::Error matmul(ffi::ThreadPool& pool, const U32& x, const U32& w, int64_t k, const Out& out,
                   int64_t elements) {
@@ -163,36 +124,6 @@ ffi::Error matmul_threshold(ffi::ThreadPool pool, U32 x, U32 w, S32 threshold, F
 
 // ---- Convolution
 
-ffi::ErrorOr<ConvShape> conv_shape(const U32& x, const U32& w, Sizes result, int64_t channels,
-                                   Sizes strides, Sizes dilation, Sizes padding,
-                                   int64_t pad_value) {
-  const Sizes xs = x.dimensions(), ws = w.dimensions();
-  const auto wrong = [] {
-    return ffi::Unexpected(mismatch("binjax conv: shapes and attributes do not fit together"));
-  };
-  if (xs.size() != 5 || ws.size() != 4 || result.size() != 4 || strides.size() != 2 ||
-      dilation.size() != 2 || padding.size() != 4) {
-    return wrong();
-  }
-  ConvShape s{xs[0],     xs[1],     xs[2],    xs[3], xs[4], ws[0], ws[1],    ws[2],
-              result[1], result[2], channels, {},    {},    {},    pad_value};
-  std::copy(strides.begin(), strides.end(), s.stride);
-  std::copy(dilation.begin(), dilation.end(), s.dilation);
-  std::copy(padding.begin(), padding.end(), s.pad);
-  bool fits = channels > 0 && ws[3] == s.words && s.words == ceil_div(channels, 32) &&
-              s.groups > 0 && s.n_out % s.groups == 0 && result[0] == s.n && pad_value >= -1 &&
-              pad_value <= 1;
-  for (int axis = 0; fits && axis < 2; ++axis) {
-    const int64_t size = axis ? s.padded_w() : s.padded_h(), taps = axis ? s.kw : s.kh;
-    const int64_t out = axis ? s.out_w : s.out_h;
-    fits = s.stride[axis] > 0 && s.dilation[axis] > 0 && s.pad[2 * axis] >= 0 &&
-           s.pad[2 * axis + 1] >= 0 && taps > 0 &&
-           (out == 0 || (out - 1) * s.stride[axis] + (taps - 1) * s.dilation[axis] < size);
-  }
-  if (!fits) return wrong();
-  return s;
-}
-
 template <class Out>
 ffi::Error conv(ffi::ThreadPool& pool, const U32& x, const U32& w, const ConvShape& s,
                 const Out& out) {
@@ -241,14 +172,6 @@ ffi::Error conv_threshold(ffi::ThreadPool pool, U32 x, U32 w, S32 threshold, Fla
 }
 
 }  // namespace
-
-#define BINJAX_BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
-#define BINJAX_CONV_ATTRS      \
-  Attr<int64_t>("channels")    \
-      .Attr<Sizes>("strides")  \
-      .Attr<Sizes>("dilation") \
-      .Attr<Sizes>("padding")  \
-      .Attr<int64_t>("pad_value")
 
 #pragma GCC visibility push(default)
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_rows, pack_rows,
