@@ -1,6 +1,7 @@
 """Flax NNX layers of binarized networks. All are called ``layer(x, train=..., key=...)``."""
 
-from binjax.layers.binary import BinaryConv, BinaryDense, BinaryWeight
+from binjax.layers.base import BinaryWeight
+from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.functional import apply, split
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.recording import capture, record

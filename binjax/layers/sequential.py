@@ -1,11 +1,19 @@
-"""A chain of named layers."""
+"""A chain of named layers, which may keep little for its backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 from flax import nnx
+
+from binjax.layers.base import BinaryLayer, Factors, plus_bias
+from binjax.layers.functional import apply, split
+from binjax.xnor.product import Keep, multiply_then
+
+Memory = Literal["full", "int16", "lean"]
+MEMORIES: tuple[str, ...] = get_args(Memory)
 
 
 class Sequential(nnx.Module):
@@ -15,18 +23,98 @@ class Sequential(nnx.Module):
 
     Args:
         layers: name to layer, in order; a layer is called ``layer(x, train=..., key=...)``.
+        memory: what a training step keeps of a packed product and of what follows it up to the
+            next binary layer (pooling, normalization): ``"full"``, its floats; ``"int16"``, its
+            sums as 16-bit integers; ``"lean"``, nothing but the bits of its operands, from which
+            it is multiplied again. Values and gradients are the same.
+
+    Raises:
+        ValueError: unknown memory; ``"int16"`` for a layer with more than 32767 inputs.
     """
 
-    def __init__(self, layers: Mapping[str, nnx.Module]):
-        self.names = tuple(layers)
+    def __init__(self, layers: Mapping[str, nnx.Module], *, memory: Memory = "full"):
+        if memory not in MEMORIES:
+            raise ValueError(f"memory is {memory!r}; choose {', '.join(map(repr, MEMORIES))}")
+        self.names, self.memory = tuple(layers), memory
         for name, layer in layers.items():
+            _check_sums(name, layer, memory)
             setattr(self, name, layer)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: what the first layer takes."""
-        for i, name in enumerate(self.names):
-            inner = None if key is None else jax.random.fold_in(key, i)
-            x = getattr(self, name)(x, train=train, key=inner)
+        for block in self._blocks(train):
+            x = self._run(block, x, train, key)
         return x
+
+    def _blocks(self, train: bool) -> list[list[int]]:
+        """Numbers of the layers: each alone, or a packed layer with those behind it."""
+        layers = [getattr(self, name) for name in self.names]
+        blocks: list[list[int]] = []
+        for i, layer in enumerate(layers):
+            binary = isinstance(layer, BinaryLayer)
+            joins = self.memory != "full" and train and blocks and not binary
+            if joins and _is_packed(layers[blocks[-1][0]], train):
+                blocks[-1].append(i)
+            else:
+                blocks.append([i])
+        return blocks
+
+    def _run(
+        self, block: Sequence[int], x: jax.Array, train: bool, key: jax.Array | None
+    ) -> jax.Array:
+        first = getattr(self, self.names[block[0]])
+        own = None if key is None else jax.random.fold_in(key, block[0])
+        if self.memory == "full" or not train or not _is_packed(first, train):
+            x = first(x, train=train, key=own)
+            return x if len(block) == 1 else self._tail(block[1:], x, train, key)
+        first.check(x)
+        factors = first.factors(x, train=train, key=own)
+        return self._run_packed(first, factors, block[1:], key)
+
+    def _tail(
+        self, numbers: Sequence[int], x: jax.Array, train: bool, key: jax.Array | None
+    ) -> jax.Array:
+        for i in numbers:
+            own = None if key is None else jax.random.fold_in(key, i)
+            x = getattr(self, self.names[i])(x, train=train, key=own)
+        return x
+
+    def _run_packed(
+        self, first: BinaryLayer, factors: Factors, numbers: Sequence[int], key: jax.Array | None
+    ) -> jax.Array:
+        # The tail as a pure function: its modules are made anew from their variables inside.
+        tail = [getattr(self, self.names[i]) for i in numbers]
+        keys = [None if key is None else jax.random.fold_in(key, i) for i in numbers]
+        parts = [split(module) for module in tail]
+        bias = None if first.bias is None else first.bias[...]
+
+        def run(result: jax.Array, rest: Any) -> tuple[jax.Array, list[Any]]:
+            bias, params, stats, keys = rest
+            y, moved = plus_bias(result, bias), []
+            for (graphdef, _, _), *own in zip(parts, params, stats, keys, strict=True):
+                y, new = apply(graphdef, own[0], own[1], y, train=True, key=own[2])
+                moved.append(new)
+            return y, moved
+
+        rest = (bias, [p for _, p, _ in parts], [s for _, _, s in parts], keys)
+        keep: Keep = "int16" if self.memory == "int16" else "lean"
+        assert factors.product is not None
+        y, moved = multiply_then(factors.product, run, keep, factors.x, factors.kernel, rest)
+        for module, new in zip(tail, moved, strict=True):
+            nnx.update(module, new)
+        return y
+
+
+def _is_packed(layer: nnx.Module, train: bool) -> bool:
+    return isinstance(layer, BinaryLayer) and layer.floats_because(train=train) is None
+
+
+def _check_sums(name: str, layer: nnx.Module, memory: str) -> None:
+    packed = _is_packed(layer, train=True)
+    if memory == "int16" and packed and layer.elements > 32767:
+        raise ValueError(
+            f'{name} sums {layer.elements} products, memory = "int16" holds up to 32767; '
+            'take "full" or "lean"'
+        )

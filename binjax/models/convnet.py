@@ -9,8 +9,15 @@ from typing import Any
 from flax import nnx
 
 from binjax.layers import BinaryConv, BinaryDense, Flatten, MaxPool, Sequential
-from binjax.layers.binary import QuantizerLike
-from binjax.models.options import DEFAULT_NORM, make_initializer, make_last_norm, make_norm
+from binjax.layers.quantize import QuantizerLike
+from binjax.models.options import (
+    DEFAULT_COMPUTE,
+    DEFAULT_NORM,
+    Compute,
+    make_initializer,
+    make_last_norm,
+    make_norm,
+)
 
 
 def cifar10_convnet(
@@ -24,6 +31,8 @@ def cifar10_convnet(
     kernel_quantizer: QuantizerLike = "ste_sign",
     use_bias: bool = True,
     kernel_init: str = "glorot_uniform",
+    pixels: bool = False,
+    compute: Compute = DEFAULT_COMPUTE,
     rngs: nnx.Rngs,
 ) -> Sequential:
     """Pairs of 3x3 convolutions, a 2x2 max-pool behind each pair, then dense layers.
@@ -37,7 +46,7 @@ def cifar10_convnet(
         n_classes: scores per image.
         channels: of each pair of convolutions.
         widths: of the dense layers before the last.
-        norm, input_quantizer, kernel_quantizer, use_bias, kernel_init, rngs: see
+        norm, input_quantizer, kernel_quantizer, use_bias, kernel_init, pixels, compute, rngs: see
             :func:`binjax.models.mlp`.
 
     Raises:
@@ -54,12 +63,19 @@ def cifar10_convnet(
         "kernel_quantizer": kernel_quantizer,
         "use_bias": use_bias,
         "kernel_init": make_initializer(kernel_init),
+        "dtype": compute.dtype,
         "rngs": rngs,
     }
     layers: dict[str, nnx.Module] = {}
     for i, n_out in enumerate((n for n in channels for _ in range(2)), start=1):
-        quantizer = None if i == 1 else input_quantizer
-        layers[f"conv{i}"] = BinaryConv(n_in, n_out, input_quantizer=quantizer, **shared)
+        layers[f"conv{i}"] = BinaryConv(
+            n_in,
+            n_out,
+            input_quantizer=None if i == 1 else input_quantizer,
+            pixels=pixels and i == 1,
+            backend=compute.backend,
+            **shared,
+        )
         if i % 2 == 0:
             layers[f"pool{i}"] = MaxPool()
         layers[f"norm{i}"] = make_norm(norm, n_out)
@@ -69,10 +85,12 @@ def cifar10_convnet(
     first = 2 * len(channels) + 1
     for i, n_out in enumerate((*widths, n_classes), start=first):
         last = i == first + len(widths)
-        layers[f"dense{i}"] = BinaryDense(n_in, n_out, input_quantizer=input_quantizer, **shared)
+        layers[f"dense{i}"] = BinaryDense(
+            n_in, n_out, input_quantizer=input_quantizer, backend=compute.backend, **shared
+        )
         layers[f"norm{i}"] = make_last_norm(norm, n_out) if last else make_norm(norm, n_out)
         n_in = n_out
-    return Sequential(layers)
+    return Sequential(layers, memory=compute.memory)
 
 
 svhn_convnet = partial(cifar10_convnet, channels=(64, 128, 256))

@@ -9,8 +9,15 @@ from typing import Any
 from flax import nnx
 
 from binjax.layers import BinaryDense, Flatten, Sequential
-from binjax.layers.binary import QuantizerLike
-from binjax.models.options import DEFAULT_NORM, make_initializer, make_last_norm, make_norm
+from binjax.layers.quantize import QuantizerLike
+from binjax.models.options import (
+    DEFAULT_COMPUTE,
+    DEFAULT_NORM,
+    Compute,
+    make_initializer,
+    make_last_norm,
+    make_norm,
+)
 
 
 def mlp(
@@ -25,6 +32,8 @@ def mlp(
     kernel_quantizer: QuantizerLike = "ste_sign",
     use_bias: bool = True,
     kernel_init: str = "glorot_uniform",
+    pixels: bool = False,
+    compute: Compute = DEFAULT_COMPUTE,
     rngs: nnx.Rngs,
 ) -> Sequential:
     """Dropout, then [dense, norm, sign, dropout] per width, dense, batch norm.
@@ -42,6 +51,9 @@ def mlp(
         input_quantizer, kernel_quantizer: see :class:`binjax.layers.BinaryDense`.
         use_bias: biases in the dense layers, as in the paper.
         kernel_init: ``"glorot_uniform"`` or ``"uniform"``.
+        pixels: images come as uint8 and the first layer multiplies them exactly, scaled to
+            [-1, 1]; not together with ``input_dropout``.
+        compute: kernels, memory and dtype.
         rngs: for initialization.
     """
     layers: dict[str, nnx.Module] = {"flatten": Flatten()}
@@ -56,8 +68,11 @@ def mlp(
             dropout=input_dropout if i == 1 else hidden_dropout,
             use_bias=use_bias,
             kernel_init=make_initializer(kernel_init),
+            pixels=pixels and i == 1,
+            backend=compute.backend,
+            dtype=compute.dtype,
             rngs=rngs,
         )
         layers[f"norm{i}"] = make_last_norm(norm, n_out) if last else make_norm(norm, n_out)
         n_in = n_out
-    return Sequential(layers)
+    return Sequential(layers, memory=compute.memory)

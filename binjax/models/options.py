@@ -1,15 +1,35 @@
-"""Options that the paper's networks share: normalization and initialization by name."""
+"""Options that networks share: how they compute; normalization and initialization by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from binjax.layers import BatchNorm, ShiftBatchNorm
+from binjax.layers.sequential import Memory
 
+
+@dataclass(frozen=True)
+class Compute:
+    """How a network computes, as opposed to what.
+
+    Attributes:
+        backend: kernels of binary products, see :class:`binjax.layers.BinaryDense`.
+        memory: what is kept for the backward pass, see :class:`binjax.layers.Sequential`.
+        dtype: of activations and products; None is float32.
+    """
+
+    backend: str = "auto"
+    memory: Memory = "full"
+    dtype: DTypeLike | None = None
+
+
+DEFAULT_COMPUTE = Compute()
 _NORMS: Mapping[str, type[BatchNorm] | type[ShiftBatchNorm]] = {
     "batch": BatchNorm,
     "shift": ShiftBatchNorm,

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from binjax.packing import unpack_bits
 from binjax.xnor import ops
 from binjax.xnor.arguments import as_shaped, check_floating, check_k
-from binjax.xnor.derivative import (
-    inside,
-    only_once_differentiable,
-    varying_alike,
-    where_inside,
-)
+from binjax.xnor.derivative import inside
 from binjax.xnor.dispatch import check_backend
-from binjax.xnor.geometry import Geometry, Padding, check_geometry, check_groups
-from binjax.xnor.packed_conv import convolve, pack_images, pack_kernels
+from binjax.xnor.geometry import Geometry, Padding, Pair, check_geometry, check_groups
+from binjax.xnor.gradient_ops import input_gradient, kernel_gradient
+from binjax.xnor.pack import pack_last_axis
+from binjax.xnor.packed_conv import convolve, pack_kernels
+from binjax.xnor.product import Words, masks, multiply
 
 Options = tuple[Sequence[int], Padding, int, Sequence[int], int]
 
@@ -89,13 +84,13 @@ def _real(
     saturated: bool,
     backend: str | None,
 ) -> jax.Array:
-    strides, padding, pad_value, dilation, groups = options
     x, w = as_shaped(x), as_shaped(w)
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(
             f"{names[0]} has shape {x.shape} and {names[1]} {w.shape}; expected [n, h, w, C] and "
             "[kh, kw, C/groups, N]"
         )
+    groups = options[-1]
     check_groups(groups, x.shape[3], w.shape[3])
     channels = check_k(w.shape[2], "channels")
     if x.shape[3] != groups * channels:
@@ -103,76 +98,94 @@ def _real(
             f"{names[0]} has {x.shape[3]} channels, {names[1]} of shape {w.shape} takes "
             f"{groups * channels} in {groups} group(s)"
         )
-    geometry = check_geometry(
-        x.shape[1:3], w.shape[:2], channels, strides, padding, pad_value, dilation
-    )
     check_backend(backend)
     x, w = check_floating(names[0], x), check_floating(names[1], w)
-    x, w = varying_alike(jnp.asarray(x), jnp.asarray(w))
-    return _convolve(x, w, geometry, saturated, backend)
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    product = make_product(x, w, options, ste=(saturated, saturated), backend=backend)
+    return multiply(product, x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(
-    x: jax.Array, w: jax.Array, geometry: Geometry, saturated: bool, backend: str | None
-) -> jax.Array:
-    return _convolve_packed(*_pack(x, w, geometry, backend), x, geometry, backend)
+class Convolution(NamedTuple):
+    """``[n, h, w, C]`` by ``[kh, kw, C/groups, N]``, see :class:`binjax.xnor.product.Product`.
+
+    Attributes:
+        geometry, groups: of the convolution.
+        kernel: (kh, kw).
+        ste: whether x, and whether w, is real and has the straight-through gradient of
+            ``ste_sign``; else it is ±1 and has the convolution's.
+        dtypes: of x (and the result) and of w.
+        backend: see :func:`binjax.packed_conv`.
+    """
+
+    geometry: Geometry
+    groups: int
+    kernel: Pair
+    ste: tuple[bool, bool]
+    dtypes: tuple[jnp.dtype, jnp.dtype]
+    backend: str | None
+
+    def pack(self, x: jax.Array, w: jax.Array) -> Words:
+        """Words ``[n, h, w, groups, Cw]`` of x and ``[N, kh, kw, Cw]`` of w."""
+        by_group = x.reshape(*x.shape[:3], self.groups, self.geometry.channels)
+        return Words(
+            pack_last_axis(by_group, self.backend),
+            pack_kernels(w, self.backend),
+            inside(by_group) if self.ste[0] else None,
+            inside(w) if self.ste[1] else None,
+        )
+
+    def result(self, words: Words) -> jax.Array:
+        """``[n, oh, ow, N]``."""
+        operands, epilogue = ops.float_result(self.dtypes[0], words.w.shape[0])
+        dot = convolve(
+            words.x,
+            words.w,
+            *operands,
+            geometry=self.geometry,
+            epilogue=epilogue,
+            backend=self.backend,
+        )
+        return dot.astype(self.dtypes[0])
+
+    def pullback(self, words: Words, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Gradients of images and kernels."""
+        mask_x, mask_w = masks(words)
+        geometry, image, backend = self.geometry, words.x.shape[1:3], self.backend
+        gx = input_gradient(
+            g,
+            words.w,
+            *mask_x,
+            geometry=geometry,
+            image=image,
+            groups=self.groups,
+            backend=backend,
+        )
+        gw = kernel_gradient(
+            g, words.x, *mask_w, geometry=geometry, kernel=self.kernel, backend=backend
+        )
+        return gx.astype(self.dtypes[0]), gw.astype(self.dtypes[1])
+
+    def largest(self) -> int:
+        """Products summed into one output."""
+        return self.geometry.elements(self.kernel)
 
 
-def _convolve_packed(
-    xp: jax.Array, wp: jax.Array, x: jax.Array, geometry: Geometry, backend: str | None
-) -> jax.Array:
-    operands, epilogue = ops.float_result(x.dtype, wp.shape[0])
-    dot = convolve(xp, wp, *operands, geometry=geometry, epilogue=epilogue, backend=backend)
-    return dot.astype(x.dtype)
+def make_product(
+    x: jax.Array, w: jax.Array, options: Options, *, ste: tuple[bool, bool], backend: str | None
+) -> Convolution:
+    """The convolution of two arrays of these shapes and dtypes.
 
+    Args:
+        x, w: images and kernels, of shapes that fit; only shapes and dtypes matter.
+        options: strides, padding, pad_value, dilation, groups.
+        ste, backend: see :class:`Convolution`.
 
-def _pack(
-    x: jax.Array, w: jax.Array, geometry: Geometry, backend: str | None
-) -> tuple[jax.Array, jax.Array]:
-    groups = x.shape[3] // geometry.channels
-    return pack_images(x, groups, backend), pack_kernels(w, backend)
-
-
-def _convolve_fwd(
-    x: jax.Array, w: jax.Array, geometry: Geometry, saturated: bool, backend: str | None
-) -> tuple[jax.Array, Any]:
-    x, w = only_once_differentiable(x), only_once_differentiable(w)
-    xp, wp = _pack(x, w, geometry, backend)
-    masks = (inside(x), inside(w)) if saturated else None
-    out = _convolve_packed(xp, wp, x, geometry, backend)
-    return out, (xp, wp, masks, jnp.zeros(0, w.dtype))
-
-
-def _convolve_bwd(
-    geometry: Geometry, saturated: bool, backend: str | None, kept: Any, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    xp, wp, masks, like_w = kept
-    images = unpack_bits(xp, geometry.channels, g.dtype)
-    images = images.reshape(*xp.shape[:3], -1)
-    # [N, kh, kw, I] to HWIO
-    kernels = unpack_bits(wp, geometry.channels, g.dtype).transpose(1, 2, 3, 0)
-    _, pullback = jax.vjp(functools.partial(_float_conv, geometry), images, kernels)
-    gx, gw = pullback(g)
-    gw = gw.astype(like_w.dtype)
-    return (gx, gw) if masks is None else (where_inside(masks[0], gx), where_inside(masks[1], gw))
-
-
-def _float_conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    top, bottom, left, right = geometry.padding
-    pads = [(top, bottom), (left, right)]
-    if geometry.pad_value != 0:
-        x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=geometry.pad_value)
-        pads = [(0, 0), (0, 0)]
-    return lax.conv_general_dilated(
-        x,
-        w,
-        geometry.strides,
-        pads,
-        rhs_dilation=geometry.dilation,
-        feature_group_count=x.shape[3] // geometry.channels,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    Raises:
+        ValueError: an option out of range.
+    """
+    strides, padding, pad_value, dilation, groups = options
+    geometry = check_geometry(
+        x.shape[1:3], w.shape[:2], w.shape[2], strides, padding, pad_value, dilation
     )
-
-
-_convolve.defvjp(_convolve_fwd, _convolve_bwd)
+    kernel = (w.shape[0], w.shape[1])
+    return Convolution(geometry, groups, kernel, ste, (x.dtype, w.dtype), backend)

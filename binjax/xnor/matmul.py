@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.packing import unpack_bits, words_for
+from binjax.packing import words_for
 from binjax.xnor import ops
 from binjax.xnor.arguments import (
     as_shaped,
@@ -22,12 +22,13 @@ from binjax.xnor.arguments import (
 )
 from binjax.xnor.derivative import (
     inside,
-    only_once_differentiable,
     varying_alike,
-    where_inside,
 )
 from binjax.xnor.dispatch import check_backend
+from binjax.xnor.geometry import Geometry
+from binjax.xnor.gradient_ops import input_gradient, kernel_gradient
 from binjax.xnor.pack import pack_last_axis, pack_middle_axis
+from binjax.xnor.product import Words, masks, multiply
 from binjax.xnor.xla import Epilogue
 
 
@@ -227,47 +228,76 @@ def _real(
     check_k(x.shape[-1])
     check_backend(backend)
     x, w = check_floating(names[0], x), check_floating(names[1], w)
-    x, w = varying_alike(jnp.asarray(x), jnp.asarray(w))
-    return _multiply(x, w, saturated, backend)
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    return multiply(make_product(x, w, ste=(saturated, saturated), backend=backend), x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _multiply(x: jax.Array, w: jax.Array, saturated: bool, backend: str | None) -> jax.Array:
-    return _multiply_packed(*_pack(x, w, backend), x, backend)
+class MatrixProduct(NamedTuple):
+    """``[..., k]`` by ``[k, N]``, see :class:`binjax.xnor.product.Product`.
+
+    Attributes:
+        k: elements of a row.
+        ste: whether x, and whether w, is real and has the straight-through gradient of
+            ``ste_sign``; else it is ±1 and has the product's.
+        dtypes: of x (and the result) and of w.
+        backend: see :func:`packed_matmul`.
+    """
+
+    k: int
+    ste: tuple[bool, bool]
+    dtypes: tuple[jnp.dtype, jnp.dtype]
+    backend: str | None
+
+    def pack(self, x: jax.Array, w: jax.Array) -> Words:
+        """Words ``[..., W]`` of x and ``[N, W]`` of w."""
+        return Words(
+            pack_last_axis(x, self.backend),
+            pack_middle_axis(w[None], self.backend)[:, 0],
+            inside(x) if self.ste[0] else None,
+            inside(w) if self.ste[1] else None,
+        )
+
+    def result(self, words: Words) -> jax.Array:
+        """``[..., N]``."""
+        rows = words.x.reshape(-1, words.x.shape[-1])
+        n = words.w.shape[0]
+        operands, epilogue = ops.float_result(self.dtypes[0], n)
+        dot = _product(rows, words.w, *operands, k=self.k, epilogue=epilogue, backend=self.backend)
+        return dot.astype(self.dtypes[0]).reshape(*words.x.shape[:-1], n)
+
+    def pullback(self, words: Words, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """``g @ w.T`` and ``x.T @ g``: a convolution of as many 1x1 images as there are rows."""
+        geometry = Geometry(self.k, (1, 1), (1, 1), (0, 0, 0, 0), 0)
+        rows = math.prod(g.shape[:-1])
+        images = g.reshape(rows, 1, 1, g.shape[-1])
+        mask_x, mask_w = masks(words)
+        gx = input_gradient(
+            images,
+            words.w[:, None, None, :],
+            *(m.reshape(rows, 1, 1, 1, -1) for m in mask_x),
+            geometry=geometry,
+            image=(1, 1),
+            groups=1,
+            backend=self.backend,
+        )
+        gw = kernel_gradient(
+            images,
+            words.x.reshape(rows, 1, 1, 1, -1),
+            *(m[None, None] for m in mask_w),
+            geometry=geometry,
+            kernel=(1, 1),
+            backend=self.backend,
+        )
+        x_dtype, w_dtype = self.dtypes
+        return gx.reshape(*g.shape[:-1], self.k).astype(x_dtype), gw[0, 0].astype(w_dtype)
+
+    def largest(self) -> int:
+        """K."""
+        return self.k
 
 
-def _pack(x: jax.Array, w: jax.Array, backend: str | None) -> tuple[jax.Array, jax.Array]:
-    # [..., W] and [N, W] uint32
-    return pack_last_axis(x, backend), pack_middle_axis(w[None], backend)[:, 0]
-
-
-def _multiply_packed(xp: jax.Array, wp: jax.Array, x: jax.Array, backend: str | None) -> jax.Array:
-    rows = xp.reshape(-1, xp.shape[-1])
-    operands, epilogue = ops.float_result(x.dtype, wp.shape[0])
-    dot = _product(rows, wp, *operands, k=x.shape[-1], epilogue=epilogue, backend=backend)
-    return dot.astype(x.dtype).reshape(*x.shape[:-1], wp.shape[0])
-
-
-def _multiply_fwd(
-    x: jax.Array, w: jax.Array, saturated: bool, backend: str | None
-) -> tuple[jax.Array, Any]:
-    x, w = only_once_differentiable(x), only_once_differentiable(w)
-    xp, wp = _pack(x, w, backend)
-    masks = tuple(inside(v) for v in (x, w)) if saturated else None
-    like_w = jnp.zeros((w.shape[0], 0), w.dtype)
-    return _multiply_packed(xp, wp, x, backend), (xp, wp, masks, like_w)
-
-
-def _multiply_bwd(
-    saturated: bool, backend: str | None, kept: Any, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    xp, wp, masks, like_w = kept
-    k = like_w.shape[0]
-    gx = g @ unpack_bits(wp, k, g.dtype)
-    m = math.prod(g.shape[:-1])
-    rows = unpack_bits(xp, k, g.dtype).reshape(m, k)
-    gw = (rows.T @ g.reshape(m, g.shape[-1])).astype(like_w.dtype)
-    return (gx, gw) if masks is None else (where_inside(masks[0], gx), where_inside(masks[1], gw))
-
-
-_multiply.defvjp(_multiply_fwd, _multiply_bwd)
+def make_product(
+    x: jax.Array, w: jax.Array, *, ste: tuple[bool, bool], backend: str | None
+) -> MatrixProduct:
+    """The product of two arrays of these shapes and dtypes, unchecked."""
+    return MatrixProduct(x.shape[-1], ste, (x.dtype, w.dtype), backend)

@@ -60,7 +60,7 @@ def pack_columns(w: jax.Array, *, backend: str | None) -> jax.Array:
 
     @whole.def_vmap
     def batch(size: int, batched: Sequence[bool], w: jax.Array) -> Batched:
-        words = pack_columns(_fold(w), backend=backend)
+        words = pack_columns(fold(w), backend=backend)
         return jnp.moveaxis(words.reshape(n, size, taps, words_for(k)), 1, 0), True
 
     out: jax.Array = whole(w)
@@ -106,11 +106,11 @@ def matmul(
             if not any(batched):
                 return call(xp, wp), False
         if batched == [True, *(False,) * (1 + len(operands))]:
-            return call(_fold(xp), wp, *operands).reshape(size, m, width), True
+            return call(fold(xp), wp, *operands).reshape(size, m, width), True
         if not batched[0] and _foldable(n, epilogue):
             columns = call(xp, *_fold_all(size, batched[1:], (wp, *operands)))
             return jnp.moveaxis(columns.reshape(m, size, width), 1, 0), True
-        return _one_by_one(call, batched, (xp, wp, *operands)), True
+        return one_by_one(call, batched, (xp, wp, *operands)), True
 
     out: jax.Array = whole(xp, wp, *operands)
     return out
@@ -150,11 +150,11 @@ def conv(
         *operands: jax.Array,
     ) -> Batched:
         if batched == [True, *(False,) * (1 + len(operands))]:
-            return call(_fold(xp), wp, *operands).reshape(size, *shape), True
+            return call(fold(xp), wp, *operands).reshape(size, *shape), True
         if not batched[0] and groups == 1 and _foldable(n, epilogue):
             out = call(xp, *_fold_all(size, batched[1:], (wp, *operands)))
             return jnp.moveaxis(out.reshape(*shape[:3], size, shape[3]), 3, 0), True
-        return _one_by_one(call, batched, (xp, wp, *operands)), True
+        return one_by_one(call, batched, (xp, wp, *operands)), True
 
     out: jax.Array = whole(xp, wp, *operands)
     return out
@@ -170,7 +170,8 @@ def float_result(dtype: jnp.dtype, n: int) -> tuple[tuple[jax.Array, ...], Epilo
     return (jnp.ones(n, jnp.float32), jnp.zeros(n, jnp.float32)), "affine"
 
 
-def _fold(x: jax.Array) -> jax.Array:
+def fold(x: jax.Array) -> jax.Array:
+    """The two first axes as one."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
@@ -179,7 +180,7 @@ def _fold_all(
 ) -> tuple[jax.Array, ...]:
     """Fold a batch into the first axis of every array, repeating those that have none."""
     return tuple(
-        _fold(a if is_batched else jnp.broadcast_to(a[None], (size, *a.shape)))
+        fold(a if is_batched else jnp.broadcast_to(a[None], (size, *a.shape)))
         for a, is_batched in zip(arrays, batched, strict=True)
     )
 
@@ -189,9 +190,11 @@ def _foldable(n: int, epilogue: Epilogue) -> bool:
     return epilogue != "threshold" or n % WORD == 0
 
 
-def _one_by_one(
+def one_by_one(
     call: Callable[..., jax.Array], batched: Sequence[bool], arrays: Sequence[jax.Array]
 ) -> jax.Array:
+    """``call`` for each element of a batch, one after the other."""
+
     def one(mapped: tuple[jax.Array, ...]) -> jax.Array:
         rest = iter(mapped)
         return call(*(next(rest) if b else a for a, b in zip(arrays, batched, strict=True)))

@@ -112,6 +112,36 @@ def conv(local: Function, n: int, groups: int, n_operands: int, epilogue: Epilog
     return _define(local, split, rule, {"b", *features.passing}, sizes=features.sizes)
 
 
+def input_gradient(local: Function, n_masks: int) -> Function:
+    """Images pass through: ``(g, wp, mask)`` to the gradient of the images."""
+
+    def split(mesh: Mesh, operands: Any, result: Any) -> Any:
+        g, _, *masks = operands
+        sharded = _sharded(mesh, _kept(mesh, g, 0, g.shape[0]))
+        return mesh, local, sharded, (sharded, _sharded(mesh), *(sharded for _ in masks))
+
+    rule = ", ".join(["b y x n", "m i j c", *["b h w g c"] * n_masks]) + " -> b h w k"
+    return _define(local, split, rule, {"b"})
+
+
+def kernel_gradient(local: Function, n_masks: int) -> Function:
+    """Shards of the images give partial sums: ``(g, xp, mask)`` to the gradient of the kernels."""
+
+    def split(mesh: Mesh, operands: Any, result: Any) -> Any:
+        g, _, *masks = operands
+        images = _kept(mesh, g, 0, g.shape[0])
+
+        def summed(*operands: jax.Array) -> jax.Array:
+            return lax.psum(local(*operands), images)
+
+        lower = local if images is None else summed
+        sharded, whole = _sharded(mesh, images), _sharded(mesh)
+        return mesh, lower, whole, (sharded, sharded, *(whole for _ in masks))
+
+    rule = ", ".join(["b y x n", "b h w g c", *["i j k m"] * n_masks]) + " -> i j k n"
+    return _define(local, split, rule, set(), ("b",))
+
+
 class _Features(NamedTuple):
     """How output features stand in a sharding rule.
 

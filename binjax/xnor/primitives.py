@@ -83,30 +83,36 @@ def _conv_type(
 Call = tuple[str, dict[str, Any], dict[int, int]]
 
 
-def _native_pack_rows(n_operands: int) -> Call:
+def _native_pack_rows(operands: Sequence[ShapedArray]) -> Call:
     return "binjax_pack_rows", {}, {}
 
 
-def _native_pack_columns(n_operands: int) -> Call:
+def _native_pack_columns(operands: Sequence[ShapedArray]) -> Call:
     return "binjax_pack_columns", {}, {}
 
 
-def _native_matmul(n_operands: int, *, k: int, epilogue: Epilogue) -> Call:
+def _native_matmul(operands: Sequence[ShapedArray], *, k: int, epilogue: Epilogue) -> Call:
     attributes = {"k": np.int64(k)}
-    if epilogue == "int32" and n_operands == 3:
+    if epilogue == "int32" and len(operands) == 3:
         return "binjax_matmul_int32_out", attributes, {2: 0}
     return f"binjax_matmul_{epilogue}", attributes, {}
 
 
-def _native_conv(n_operands: int, *, geometry: Geometry, epilogue: Epilogue) -> Call:
-    attributes = {
+def _native_conv(
+    operands: Sequence[ShapedArray], *, geometry: Geometry, epilogue: Epilogue
+) -> Call:
+    return f"binjax_conv_{epilogue}", conv_attributes(geometry), {}
+
+
+def conv_attributes(geometry: Geometry) -> dict[str, Any]:
+    """A geometry as the attributes of a native call."""
+    return {
         "channels": np.int64(geometry.channels),
         "strides": np.asarray(geometry.strides, np.int64),
         "dilation": np.asarray(geometry.dilation, np.int64),
         "padding": np.asarray(geometry.padding, np.int64),
         "pad_value": np.int64(geometry.pad_value),
     }
-    return f"binjax_conv_{epilogue}", attributes, {}
 
 
 # Triton: functions that JAX can trace
@@ -133,7 +139,7 @@ def register(
     primitive: Primitive,
     result_type: Callable[..., ShapedArray],
     portable: Callable[..., jax.Array],
-    native_call: Callable[..., Call],
+    native_call: Callable[..., Call | None],
     triton: Callable[..., jax.Array],
 ) -> None:
     """Give a primitive its type and its lowerings.
@@ -142,7 +148,8 @@ def register(
         primitive: takes arrays and the parameters of the functions below, and ``backend``.
         result_type: type of the result from those of the operands.
         portable: the operation in JAX functions, for every platform.
-        native_call: from the number of operands, the FFI target, its attributes, its aliases.
+        native_call: from the types of the operands, the FFI target, its attributes, its aliases;
+            None where the portable form is faster.
         triton: the operation on CUDA, as a function that JAX can trace.
     """
     by_xla = mlir.lower_fun(portable, multiple_results=False)
@@ -156,7 +163,10 @@ def register(
     def on_cpu(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
         if choose("cpu", backend) == "xla":
             return by_xla(ctx, *operands, **params)
-        target, attributes, aliases = native_call(len(operands), **params)
+        call = native_call(ctx.avals_in, **params)
+        if call is None:
+            return by_xla(ctx, *operands, **params)
+        target, attributes, aliases = call
         rule = jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)
         return rule(ctx, *operands, **attributes)
 

@@ -52,10 +52,11 @@ inline std::vector<int> classes(std::vector<std::pair<int64_t, int64_t>>& ranges
   return index;
 }
 
-inline ffi::ErrorOr<ConvShape> conv_shape(const U32& x, const U32& w, Sizes result,
-                                          int64_t channels, Sizes strides, Sizes dilation,
-                                          Sizes padding, int64_t pad_value) {
-  const Sizes xs = x.dimensions(), ws = w.dimensions();
+// Checked sizes of images [n][h][w][groups][words], kernels [n_out][kh][kw][words] and a result
+// [n][out_h][out_w][any].
+inline ffi::ErrorOr<ConvShape> conv_shape(Sizes xs, Sizes ws, Sizes result, int64_t channels,
+                                          Sizes strides, Sizes dilation, Sizes padding,
+                                          int64_t pad_value) {
   const auto wrong = [] {
     return ffi::Unexpected(mismatch("binjax conv: shapes and attributes do not fit together"));
   };

@@ -1,0 +1,201 @@
+"""What layers with binarized inputs, kernels, both or neither have in common.
+
+Where both operands are ±1 the product runs on packed words (``binjax.xnor``), forward and
+backward, and bits are what is kept between the two; else it is a product of floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from binjax.layers.choice import Operands, check_choice, floats_because
+from binjax.layers.quantize import (
+    QuantizerLike,
+    quantize,
+    resolve_kernel_quantizer,
+    resolve_quantizer,
+)
+from binjax.layers.recording import record
+from binjax.layers.regular import check_rate, dropout
+from binjax.ste import Quantizer, precision, ste_sign
+from binjax.xnor import pixels
+from binjax.xnor.product import Product, multiply
+
+Initializer = Callable[..., jax.Array]
+
+
+class BinaryWeight(nnx.Param[jax.Array]):
+    """A latent weight: real, kept in [-1, 1] by ``clip_latent``, binarized where it is used."""
+
+
+glorot_uniform = nnx.initializers.glorot_uniform()
+
+
+class Factors(NamedTuple):
+    """A layer's operands, ready to be multiplied.
+
+    Attributes:
+        product: how, on packed words; None for a product of floats.
+        x, kernel: real where the product takes their sign itself, else quantized.
+    """
+
+    product: Product | None
+    x: jax.Array
+    kernel: jax.Array
+
+
+class BinaryLayer(nnx.Module):
+    """What dense and convolutional layers share. Subclasses say how two arrays are multiplied."""
+
+    def __init__(
+        self,
+        kernel_shape: Sequence[int],
+        *,
+        input_quantizer: QuantizerLike,
+        kernel_quantizer: QuantizerLike,
+        dropout: float,
+        pad_value: float,
+        use_bias: bool,
+        kernel_init: Initializer,
+        pixels: bool,
+        backend: str,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        *before, n_in, n_out = kernel_shape
+        for name, size in (("n_in", n_in), ("n_out", n_out)):
+            if size < 1:
+                raise ValueError(f"{type(self).__name__}: {name} is {size}, must be at least 1")
+        self.n_in, self.n_out = n_in, n_out
+        self.input_quantizer = resolve_quantizer(input_quantizer)
+        self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer)
+        self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
+        self.pixels, self.backend, self.dtype = pixels, backend, dtype
+        self.elements = math.prod(before) * n_in
+        check_choice(type(self).__name__, backend, self.operands)
+        value = kernel_init(rngs.params(), tuple(kernel_shape), param_dtype)
+        self.kernel = _kernel(value, self.kernel_quantizer)
+        self.bias = nnx.Param(jnp.zeros(n_out, param_dtype)) if use_bias else None
+
+    @property
+    def operands(self) -> Operands:
+        """What the choice of a kernel depends on."""
+        return Operands(
+            pixels=self.pixels,
+            input_quantizer=self.input_quantizer,
+            kernel_quantizer=self.kernel_quantizer,
+            dropout=self.dropout,
+            pad_value=self.pad_value,
+            elements=self.elements,
+        )
+
+    def floats_because(self, *, train: bool) -> str | None:
+        """Why the layer multiplies floats; None if it multiplies bits."""
+        return floats_because(self.backend, self.operands, train=train)
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: inputs, the last axis ``n_in``. In training a stochastic quantizer and dropout need
+        ``key``.
+        """
+        self.check(x)
+        factors = self.factors(x, train=train, key=key)
+        if factors.product is None:
+            y = self._multiply_floats(factors.x, factors.kernel)
+        else:
+            y = multiply(factors.product, factors.x, factors.kernel)
+        y = plus_bias(y, None if self.bias is None else self.bias[...])
+        record(self, "output", y)
+        return y
+
+    def factors(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> Factors:
+        """The operands of the product and how they are multiplied."""
+        packed = self.floats_because(train=train) is None
+        if self.pixels:
+            return self._pixel_factors(x, packed)
+        fused_x, fused_kernel = (
+            packed and quantizer is ste_sign
+            for quantizer in (self.input_quantizer, self.kernel_quantizer)
+        )
+        if self.input_quantizer is not None:
+            record(self, "preactivation", x)
+        if not fused_x:
+            x = quantize(self.input_quantizer, x, train=train, key=_derive(key, 0))
+            if train and self.dropout:
+                x = dropout(_derive(key, 1), x, self.dropout)
+        dtype = self.dtype if self.dtype is not None else x.dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{type(self).__name__} computes in a floating dtype, got {dtype} inputs; "
+                "scale images to floats first, give dtype=, or pixels=True for 8-bit images"
+            )
+        x, kernel = x.astype(dtype), self.kernel[...]
+        if not packed:
+            return Factors(None, x, self._quantized_kernel().astype(dtype))
+        kernel = kernel if fused_kernel else self._quantized_kernel()
+        return Factors(self._product(x, kernel, (fused_x, fused_kernel)), x, kernel)
+
+    def check(self, x: jax.Array) -> None:
+        """Refuse an input of another shape or, for pixels, dtype."""
+        raise NotImplementedError
+
+    def _pixel_factors(self, x: jax.Array, packed: bool) -> Factors:
+        if x.dtype != jnp.uint8:
+            raise TypeError(
+                f"{type(self).__name__} with pixels=True takes uint8 images, got {x.dtype}; "
+                "pixels=False takes scaled ones"
+            )
+        dtype = self.dtype if self.dtype is not None else jnp.float32
+        if packed:
+            fused = self.kernel_quantizer is ste_sign
+            kernel = self.kernel[...] if fused else self._quantized_kernel()
+            return Factors(self._pixel_product(kernel, fused, dtype), x, kernel)
+        q = 2.0 * x.astype(jnp.float32) - 255.0
+        return Factors(None, q, self._quantized_kernel().astype(jnp.float32))
+
+    def _quantized_kernel(self) -> jax.Array:
+        return quantize(self.kernel_quantizer, self.kernel[...], train=False, key=None)
+
+    def _multiply_floats(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y = self._float_product(x, kernel)
+        if not self.pixels:
+            return y
+        # The product of integers is exact; one rounding gives what packed words give.
+        return (y * pixels.SCALE).astype(self.dtype or y.dtype)
+
+    def _float_product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def _product(self, x: jax.Array, kernel: jax.Array, ste: tuple[bool, bool]) -> Product:
+        raise NotImplementedError
+
+    def _pixel_product(self, kernel: jax.Array, ste: bool, dtype: DTypeLike) -> Product:
+        raise NotImplementedError
+
+    @property
+    def _kernels(self) -> str | None:
+        return None if self.backend == "auto" else self.backend
+
+
+def plus_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Y with the bias, if there is one, added along the last axis."""
+    if bias is None:
+        return y
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _derive(key: jax.Array | None, use: int) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, use)
+
+
+def _kernel(value: jax.Array, quantizer: Quantizer | None) -> nnx.Param[jax.Array]:
+    return nnx.Param(value) if precision(quantizer) == 32 else BinaryWeight(value)

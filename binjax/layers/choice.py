@@ -1,0 +1,108 @@
+"""Which kernel a layer's product runs on, and why: decided before any array is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from binjax.layers.quantize import name_of
+from binjax.ste import Quantizer, Stochastic, precision
+from binjax.xnor.dispatch import check_backend
+
+Backend = Literal["auto", "float", "xla", "native", "triton"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What stands on both sides of a layer's product, as far as its kernel depends on it.
+
+    Attributes:
+        pixels: inputs are 8-bit pixels, see ``binjax.pixel_matmul``.
+        input_quantizer, kernel_quantizer: resolved.
+        dropout: rate at which quantized inputs are zeroed in training.
+        pad_value: of a convolution's border.
+        elements: products summed into one output.
+    """
+
+    pixels: bool
+    input_quantizer: Quantizer | Stochastic | None
+    kernel_quantizer: Quantizer | None
+    dropout: float
+    pad_value: float
+    elements: int
+
+
+def floats_because(backend: str, operands: Operands, *, train: bool) -> str | None:
+    """Why a layer multiplies floats; None if it multiplies bits.
+
+    Dropout makes zeros of ±1 in training only, so the answer depends on ``train``.
+    """
+    if backend == "float":
+        return 'backend = "float"'
+    return _not_binary(operands, train)
+
+
+def check_choice(layer: str, backend: str, operands: Operands) -> None:
+    """Refuse a layer that cannot do what it was asked for, before any image is seen.
+
+    Raises:
+        ValueError: unknown or unusable back end; a packed one named for operands that are not
+            binary; 8-bit pixels with a quantizer, dropout, border or kernel they do not go with.
+    """
+    if backend not in BACKENDS:
+        names = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"{layer}: backend is {backend!r}; choose {names}")
+    if operands.pixels:
+        _check_pixels(layer, operands)
+    if backend in ("auto", "float"):
+        return
+    check_backend(backend)
+    why = _not_binary(operands, train=True)
+    if why is not None:
+        raise ValueError(
+            f'{layer}: backend = {backend!r} multiplies bits, but {why}; take backend = "auto" '
+            '(floats where they are needed) or "float"'
+        )
+
+
+def _not_binary(operands: Operands, train: bool) -> str | None:
+    kernel = operands.kernel_quantizer
+    if precision(kernel) != 1:
+        return "the kernel is not binarized" if kernel is None else _undeclared("kernel", kernel)
+    if operands.pixels:
+        return None
+    inputs = operands.input_quantizer
+    if inputs is None:
+        return "the input is real"
+    if precision(inputs) != 1:
+        return _undeclared("input", inputs)
+    if train and operands.dropout:
+        return f"dropout {operands.dropout:g} makes zeros of ±1 inputs"
+    if operands.pad_value not in (-1, 0, 1):
+        return f"pad_value {operands.pad_value:g} is not -1, 0 or 1"
+    return None
+
+
+def _undeclared(which: str, quantizer: Quantizer | Stochastic) -> str:
+    bits = precision(quantizer)
+    has = "declares no precision" if bits is None else f"has {bits} bits"
+    return f"the {which} quantizer {name_of(quantizer)} {has}"
+
+
+def _check_pixels(layer: str, operands: Operands) -> None:
+    problem = None
+    if operands.input_quantizer is not None:
+        problem = f"no input quantizer, not {name_of(operands.input_quantizer)}"
+    elif precision(operands.kernel_quantizer) != 1:
+        problem = "a binary kernel quantizer"
+    elif operands.dropout:
+        problem = f"no dropout, not {operands.dropout:g}"
+    elif operands.pad_value:
+        problem = f"pad_value 0, not {operands.pad_value:g}"
+    elif operands.elements * 255 >= 2**24:
+        problem = f"at most {(2**24 - 1) // 255} inputs, not {operands.elements}"
+    if problem is not None:
+        raise ValueError(
+            f"{layer}: pixels = True wants {problem}; pixels = False takes real inputs"
+        )

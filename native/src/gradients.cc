@@ -1,0 +1,213 @@
+// XLA FFI handlers of the gradients of binary products.
+#include <cstdint>
+
+#include "conv_shape.h"
+#include "ffi.h"
+#include "input_gradient.h"
+#include "isa.h"
+#include "kernel_gradient.h"
+#include "multiply.h"
+
+namespace binjax {
+namespace {
+
+// ---- Of the kernels
+
+#if BINJAX_X86
+BINJAX_AVX512 void kernel_task512(const KernelGradient& k, int64_t index, float* scratch) {
+  task<16>(k, index, scratch);
+}
+BINJAX_AVX2 void kernel_task256(const KernelGradient& k, int64_t index, float* scratch) {
+  task<8>(k, index, scratch);
+}
+#endif
+void kernel_task128(const KernelGradient& k, int64_t index, float* scratch) {
+  task<4>(k, index, scratch);
+}
+
+void kernel_gradient(ffi::ThreadPool& pool, KernelGradient k) {
+  const ConvShape& s = k.s;
+  int lanes = 4;
+  auto run = kernel_task128;
+#if BINJAX_X86
+  if (active_isa() == Isa::kAvx512) lanes = 16, run = kernel_task512;
+  if (active_isa() == Isa::kAvx2) lanes = 8, run = kernel_task256;
+#endif
+  const int64_t taps = s.kh * s.kw, width = s.n_out / s.groups;
+  const int64_t most = std::max<int64_t>(32, kAccumulatorBytes / (taps * lanes * 4));
+  k.block = ceil_div(s.channels, ceil_div(s.channels, most));
+  k.channel_tasks = ceil_div(s.channels, k.block);
+  k.column_tasks = ceil_div(width, lanes);
+
+  Memory bits = allocate(k.chunks() * s.h * s.w * k.pixel_bits() * 8);
+  uint64_t* turned = static_cast<uint64_t*>(bits.get());
+  parallel(pool, k.chunks() * s.h, [&](int64_t i) { turn_images(k, turned, i / s.h, i % s.h); });
+  k.bits = turned;
+  const std::vector<uint64_t> outside(static_cast<size_t>(k.block),
+                                      s.pad_value > 0 ? ~uint64_t(0) : 0);
+  k.outside = s.pad_value == 0 ? nullptr : outside.data();
+
+  const int64_t tasks = s.groups * k.channel_tasks * k.column_tasks;
+  const int64_t floats = 256 * lanes + taps * k.block * lanes;
+  const int64_t scratch = ceil_div(floats, 16) * 16;
+  Memory memory = allocate(workers(pool, tasks) * scratch * 4);
+  float* base = static_cast<float*>(memory.get());
+  parallel_workers(pool, tasks,
+                   [&](int64_t task, int64_t worker) { run(k, task, base + worker * scratch); });
+}
+
+// ---- Of the images
+
+#if BINJAX_X86
+constexpr int64_t kTableBytes = 400 << 10;  // of one task: they stay in the second-level cache
+
+void input_gradient(ffi::ThreadPool& pool, InputGradient k) {
+  const ConvShape& s = k.s;
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t fit = kTableBytes / (k.ring() * k.fours() * 64);
+  const int64_t step = avx512::kMostPixels;
+  k.wide = std::max(fit / step * step, step) * s.stride[1];
+  if (k.wide >= s.w) k.wide = s.w;
+  const int64_t bands = std::min(s.h, ceil_div(8 * threads, s.n));
+  k.high = ceil_div(s.h, bands);
+  const int64_t across = ceil_div(s.w, k.wide), down = ceil_div(s.h, k.high);
+  const int64_t spatial = s.n * across * down * s.groups;
+  const int64_t parts = std::min(ceil_div(s.channels, 64), ceil_div(8 * threads, spatial));
+  k.channel_block = ceil_div(ceil_div(s.channels, 64), parts) * 64;
+  const int64_t channel_tasks = ceil_div(s.channels, k.channel_block);
+
+  const int64_t taps = s.kh * s.kw;
+  Memory memory = allocate(s.groups * taps * k.n_words() * k.padded_channels() * 4);
+  uint32_t* panel = static_cast<uint32_t*>(memory.get());
+  const int64_t tap_words = taps * k.n_words();
+  parallel(pool, s.groups * tap_words, [&](int64_t i) {
+    turn_kernels(k, panel, i / tap_words, i % tap_words / k.n_words(), i % k.n_words());
+  });
+  k.panel = panel;
+
+  const avx512::InputGradientTask work(k);
+  const int64_t tasks = spatial * channel_tasks;
+  const int64_t scratch = ceil_div(work.scratch_bytes(), 64) * 64;
+  Memory tables = allocate(workers(pool, tasks) * scratch);
+  char* base = static_cast<char*>(tables.get());
+  parallel_workers(pool, tasks, [&](int64_t task, int64_t worker) {
+    const int64_t c0 = task % channel_tasks * k.channel_block;
+    int64_t rest = task / channel_tasks;
+    const int64_t x0 = rest % across * k.wide;
+    rest /= across;
+    const int64_t y0 = rest % down * k.high;
+    rest /= down;
+    work.run(rest / s.groups, y0, x0, rest % s.groups, c0,
+             reinterpret_cast<float*>(base + worker * scratch));
+  });
+}
+#endif
+
+// ---- Handlers
+
+bool same(Sizes shape, std::initializer_list<int64_t> wanted) {
+  return std::equal(shape.begin(), shape.end(), wanted.begin(), wanted.end());
+}
+
+ffi::Error kernel_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& x, const U32* mask,
+                                F32& out, int64_t channels, Sizes strides, Sizes dilation,
+                                Sizes padding, int64_t pad_value) {
+  const Sizes to = out.dimensions(), xs = x.dimensions();
+  if (to.size() != 4 || xs.size() != 5) return mismatch("binjax kernel gradient: wrong ranks");
+  const int64_t ws[] = {to[3], to[0], to[1], xs[4]};
+  auto s =
+      conv_shape(xs, Sizes(ws, 4), g.dimensions(), channels, strides, dilation, padding, pad_value);
+  if (!s) return s.error();
+  const bool fits =
+      g.dimensions()[3] == s->n_out && to[2] == channels &&
+      (!mask || same(mask->dimensions(), {s->kh, s->kw, channels, ceil_div(s->n_out, 32)}));
+  if (!fits) return mismatch("binjax kernel gradient: shapes do not fit together");
+  if (out.element_count() == 0) return ffi::Error::Success();
+  advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
+  return guarded([&] {
+    KernelGradient k{};
+    k.s = *s;
+    k.g = g.typed_data();
+    k.x = x.typed_data();
+    k.mask = mask ? mask->typed_data() : nullptr;
+    k.out = out.typed_data();
+    kernel_gradient(pool, k);
+  });
+}
+
+ffi::Error kernel_gradient_plain(ffi::ThreadPool pool, F32 g, U32 x, ffi::Result<F32> out,
+                                 int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
+                                 int64_t pad_value) {
+  return kernel_gradient_call(pool, g, x, nullptr, *out, channels, strides, dilation, padding,
+                              pad_value);
+}
+
+ffi::Error kernel_gradient_masked(ffi::ThreadPool pool, F32 g, U32 x, U32 mask,
+                                  ffi::Result<F32> out, int64_t channels, Sizes strides,
+                                  Sizes dilation, Sizes padding, int64_t pad_value) {
+  return kernel_gradient_call(pool, g, x, &mask, *out, channels, strides, dilation, padding,
+                              pad_value);
+}
+
+ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w, const U32* mask,
+                               F32& out, int64_t channels, Sizes strides, Sizes dilation,
+                               Sizes padding, int64_t pad_value) {
+#if BINJAX_X86
+  if (active_isa() == Isa::kAvx512) {
+    const Sizes to = out.dimensions(), ws = w.dimensions();
+    if (to.size() != 4 || ws.size() != 4 || channels < 1 || to[3] % channels) {
+      return mismatch("binjax input gradient: wrong ranks");
+    }
+    const int64_t xs[] = {to[0], to[1], to[2], to[3] / channels, ws[3]};
+    auto s = conv_shape(Sizes(xs, 5), ws, g.dimensions(), channels, strides, dilation, padding,
+                        pad_value);
+    if (!s) return s.error();
+    const bool fits = g.dimensions()[3] == s->n_out &&
+                      (!mask || same(mask->dimensions(), {s->n, s->h, s->w, s->groups, s->words}));
+    if (!fits) return mismatch("binjax input gradient: shapes do not fit together");
+    if (out.element_count() == 0) return ffi::Error::Success();
+    advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
+    return guarded([&] {
+      InputGradient k{};
+      k.s = *s;
+      k.g = g.typed_data();
+      k.w = w.typed_data();
+      k.mask = mask ? mask->typed_data() : nullptr;
+      k.out = out.typed_data();
+      input_gradient(pool, k);
+    });
+  }
+#endif
+  return ffi::Error(ffi::ErrorCode::kUnimplemented, "binjax input gradient: needs AVX-512");
+}
+
+ffi::Error input_gradient_plain(ffi::ThreadPool pool, F32 g, U32 w, ffi::Result<F32> out,
+                                int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
+                                int64_t pad_value) {
+  return input_gradient_call(pool, g, w, nullptr, *out, channels, strides, dilation, padding,
+                             pad_value);
+}
+
+ffi::Error input_gradient_masked(ffi::ThreadPool pool, F32 g, U32 w, U32 mask, ffi::Result<F32> out,
+                                 int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
+                                 int64_t pad_value) {
+  return input_gradient_call(pool, g, w, &mask, *out, channels, strides, dilation, padding,
+                             pad_value);
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_kernel_gradient, kernel_gradient_plain,
+                              BINJAX_BIND.Arg<F32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    binjax_kernel_gradient_masked, kernel_gradient_masked,
+    BINJAX_BIND.Arg<F32>().Arg<U32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_input_gradient, input_gradient_plain,
+                              BINJAX_BIND.Arg<F32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    binjax_input_gradient_masked, input_gradient_masked,
+    BINJAX_BIND.Arg<F32>().Arg<U32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+#pragma GCC visibility pop
+
+}  // namespace binjax

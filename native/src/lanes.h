@@ -1,0 +1,43 @@
+// Vectors of floats whose width is a template argument: one source for every instruction set. They
+// are always inlined, so that the function around them decides which instructions they become.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+
+namespace binjax {
+
+template <int kLanes>
+struct Lanes {
+  typedef float Vector __attribute__((vector_size(4 * kLanes)));
+
+  static BINJAX_INLINE Vector load(const float* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+  }
+  static BINJAX_INLINE Vector load(const float* from, int64_t count) {
+    if (count >= kLanes) return load(from);
+    Vector v = {};
+    std::memcpy(&v, from, static_cast<size_t>(count) * sizeof(float));
+    return v;
+  }
+  static BINJAX_INLINE void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+};
+
+// Table of the 16 signed sums of four vectors: entry e has +f[j] where bit j of e is set, else
+// -f[j].
+template <int kLanes>
+BINJAX_INLINE void signed_sums(const typename Lanes<kLanes>::Vector* f, float* table) {
+  using L = Lanes<kLanes>;
+  const typename L::Vector sum01 = f[0] + f[1], difference01 = f[0] - f[1];
+  const typename L::Vector sum23 = f[2] + f[3], difference23 = f[2] - f[3];
+  const typename L::Vector low[4] = {-sum01, difference01, -difference01, sum01};
+  const typename L::Vector high[4] = {-sum23, difference23, -difference23, sum23};
+  BINJAX_UNROLL
+  for (int e = 0; e < 16; ++e) L::store(table + e * kLanes, low[e & 3] + high[e >> 2]);
+}
+
+}  // namespace binjax
