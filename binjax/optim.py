@@ -225,12 +225,14 @@ def clip_latent(limit: float = 1.0, mask: Any | None = None) -> optax.GradientTr
 
     def clipped(update: jax.Array, param: jax.Array) -> jax.Array:
         bound = jnp.asarray(limit, param.dtype)
-        step = jnp.clip(param + update, -bound, bound) - param
-        landed = param + step
+        target = param + update
+        step = jnp.clip(target, -bound, bound) - param
         # The rounded difference can overshoot by an ulp: one ulp of the step back inside.
-        step = jnp.where(landed > bound, jnp.nextafter(step, -bound), step)
-        step = jnp.where(landed < -bound, jnp.nextafter(step, bound), step)
-        return jnp.where(jnp.abs(param + update) <= bound, update, step)
+        integer = jnp.dtype(f"int{8 * param.dtype.itemsize}")
+        beyond = (jnp.abs(param + step) > bound).astype(integer)
+        bits = jax.lax.bitcast_convert_type(step, integer) - beyond
+        step = jax.lax.bitcast_convert_type(bits, param.dtype)
+        return jnp.where(jnp.abs(target) <= bound, update, step)
 
     def update(
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None

@@ -4,8 +4,9 @@ from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.functional import apply, split
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
+from binjax.layers.pool import MaxPool
 from binjax.layers.recording import capture, record
-from binjax.layers.regular import Flatten, MaxPool, dropout
+from binjax.layers.regular import Flatten, dropout
 from binjax.layers.sequential import Sequential
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Layers without weights that binarized networks use: dropout, max-pooling, flattening."""
+"""Layers without weights that binarized networks use: dropout, flattening."""
 
 from __future__ import annotations
 
@@ -26,20 +26,6 @@ def check_rate(rate: float) -> float:
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate is {rate}, must be in [0, 1)")
     return rate
-
-
-class MaxPool(nnx.Module):
-    """Maximum over windows of an NHWC array, VALID; strides default to the window."""
-
-    def __init__(self, window: tuple[int, int] = (2, 2), strides: tuple[int, int] | None = None):
-        self.window, self.strides = window, strides or window
-
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """x: ``[n, h, w, c]``."""
-        pooled: jax.Array = nnx.max_pool(x, self.window, strides=self.strides)  # type: ignore[no-untyped-call]
-        return pooled
 
 
 class Flatten(nnx.Module):

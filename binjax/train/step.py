@@ -60,13 +60,17 @@ def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> St
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         (value, (scores, stats)), grads = gradient(state, images, labels)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        good = _all_finite(value, grads) & (state.failed_step < 0)
 
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(grads))]
-        good = jnp.all(jnp.stack(finite)) & (state.failed_step < 0)
-        new, old = (params, stats, opt_state), (state.params, state.stats, state.opt_state)
-        params, stats, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        def update(params: Any, opt_state: Any) -> Any:
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), stats, opt_state
+
+        def keep(params: Any, opt_state: Any) -> Any:
+            return params, state.stats, opt_state
+
+        # A select between new and old would be computed for every parameter: three times slower.
+        params, stats, opt_state = jax.lax.cond(good, update, keep, state.params, state.opt_state)
         correct = jnp.sum(jnp.argmax(scores, -1) == labels, dtype=jnp.int32)
         failed_step = jnp.where(good | (state.failed_step >= 0), state.failed_step, state.step)
         state = state._replace(
@@ -139,6 +143,21 @@ def make_telemetry(
         return found
 
     return jax.jit(telemetry)
+
+
+def _all_finite(value: jax.Array, grads: Any) -> jax.Array:
+    """Whether the loss and every gradient are finite."""
+    found = [jnp.isfinite(value)]
+    for leaf in jax.tree.leaves(grads):
+        if leaf.ndim < 2:
+            found.append(jnp.all(jnp.isfinite(leaf)))
+        else:
+            # 0 * inf is NaN: a matrix-vector product reads a large gradient four times as fast
+            # as a reduction does on CPUs. A loss that is not finite is refused anyway.
+            rows = leaf.reshape(-1, leaf.shape[-1])
+            zeros = jnp.broadcast_to(value * 0, rows.shape[:1]).astype(leaf.dtype)
+            found.append(jnp.all(jnp.isfinite(zeros @ rows)))
+    return jnp.all(jnp.stack(found))
 
 
 def _add(totals: Totals, loss: Any, correct: Any, images: Any) -> Totals:

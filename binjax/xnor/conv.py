@@ -11,13 +11,11 @@ from jax.typing import ArrayLike
 
 from binjax.xnor import ops
 from binjax.xnor.arguments import as_shaped, check_floating, check_k
-from binjax.xnor.derivative import inside
 from binjax.xnor.dispatch import check_backend
 from binjax.xnor.geometry import Geometry, Padding, Pair, check_geometry, check_groups
 from binjax.xnor.gradient_ops import input_gradient, kernel_gradient
-from binjax.xnor.pack import pack_last_axis
-from binjax.xnor.packed_conv import convolve, pack_kernels
-from binjax.xnor.product import Words, masks, multiply
+from binjax.xnor.packed_conv import convolve
+from binjax.xnor.product import Words, masks, multiply, pack_operand, pack_weights
 
 Options = tuple[Sequence[int], Padding, int, Sequence[int], int]
 
@@ -127,11 +125,15 @@ class Convolution(NamedTuple):
     def pack(self, x: jax.Array, w: jax.Array) -> Words:
         """Words ``[n, h, w, groups, Cw]`` of x and ``[N, kh, kw, Cw]`` of w."""
         by_group = x.reshape(*x.shape[:3], self.groups, self.geometry.channels)
+        signs_x, inside_x = pack_operand(by_group, self.ste[0], self.backend)
+        high, wide, n_in, n_out = w.shape
+        taps = w.reshape(high * wide, n_in, n_out)
+        signs_w, inside_w = pack_weights(taps, self.ste[1], self.backend)
         return Words(
-            pack_last_axis(by_group, self.backend),
-            pack_kernels(w, self.backend),
-            inside(by_group) if self.ste[0] else None,
-            inside(w) if self.ste[1] else None,
+            signs_x,
+            signs_w.reshape(n_out, high, wide, -1),
+            inside_x,
+            None if inside_w is None else inside_w.reshape(high, wide, n_in, -1),
         )
 
     def result(self, words: Words) -> jax.Array:

@@ -21,14 +21,12 @@ from binjax.xnor.arguments import (
     check_thresholds,
 )
 from binjax.xnor.derivative import (
-    inside,
     varying_alike,
 )
 from binjax.xnor.dispatch import check_backend
 from binjax.xnor.geometry import Geometry
 from binjax.xnor.gradient_ops import input_gradient, kernel_gradient
-from binjax.xnor.pack import pack_last_axis, pack_middle_axis
-from binjax.xnor.product import Words, masks, multiply
+from binjax.xnor.product import Words, masks, multiply, pack_operand, pack_weights
 from binjax.xnor.xla import Epilogue
 
 
@@ -250,12 +248,9 @@ class MatrixProduct(NamedTuple):
 
     def pack(self, x: jax.Array, w: jax.Array) -> Words:
         """Words ``[..., W]`` of x and ``[N, W]`` of w."""
-        return Words(
-            pack_last_axis(x, self.backend),
-            pack_middle_axis(w[None], self.backend)[:, 0],
-            inside(x) if self.ste[0] else None,
-            inside(w) if self.ste[1] else None,
-        )
+        signs_x, inside_x = pack_operand(x, self.ste[0], self.backend)
+        signs_w, inside_w = pack_weights(w[None], self.ste[1], self.backend)
+        return Words(signs_x, signs_w[:, 0], inside_x, None if inside_w is None else inside_w[0])
 
     def result(self, words: Words) -> jax.Array:
         """``[..., N]``."""

@@ -53,7 +53,7 @@ def pack_last_axis(x: jax.Array, backend: str | None) -> jax.Array:
     """As :func:`pack_bits`, unchecked."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return xla.pack_rows(x)
-    out: jax.Array = ops.pack_rows(_packable(x), backend=backend)
+    out: jax.Array = ops.pack_rows(packable(x), backend=backend)
     return out
 
 
@@ -61,10 +61,11 @@ def pack_middle_axis(w: jax.Array, backend: str | None) -> jax.Array:
     """``[T, K, N]`` real to ``uint32[N, T, ceil(K/32)]``, unchecked."""
     if not jnp.issubdtype(w.dtype, jnp.floating):
         return xla.pack_columns(w)
-    out: jax.Array = ops.pack_columns(_packable(w), backend=backend)
+    out: jax.Array = ops.pack_columns(packable(w), backend=backend)
     return out
 
 
-def _packable(x: jax.Array) -> jax.Array:
+def packable(x: jax.Array) -> jax.Array:
+    """X cut off from differentiation, in a dtype that the kernels take."""
     x = jax.lax.stop_gradient(x)
     return x.astype(jnp.float32) if x.dtype.itemsize < 2 else x

@@ -24,8 +24,11 @@ Axes = str | tuple[str, ...] | None
 Function = Callable[..., jax.Array]
 
 
-def pack_rows(local: Function, shape: Sequence[int]) -> Function:
-    """Every axis passes through, the packed one if it holds whole words on every device."""
+def pack_rows(local: Function, shape: Sequence[int], results: int = 1) -> Function:
+    """Every axis passes through, the packed one if it holds whole words on every device.
+
+    With several results, all are of the same shape.
+    """
     before, n = shape[:-1], shape[-1]
     packed = _features(n, "threshold")
 
@@ -33,10 +36,12 @@ def pack_rows(local: Function, shape: Sequence[int]) -> Function:
         (x,) = operands
         axes = [_kept(mesh, x, axis, size) for axis, size in enumerate(before)]
         axes.append(_kept(mesh, x, len(before), packed.parts))
-        return mesh, local, _sharded(mesh, *axes), (_sharded(mesh, *axes),)
+        sharded = _sharded(mesh, *axes)
+        return mesh, local, sharded if results == 1 else (sharded,) * results, (sharded,)
 
     names = [f"a{axis}" for axis in range(len(before))]
-    rule = f"{' '.join([*names, packed.operand])} -> {' '.join([*names, packed.result])}"
+    result = ", ".join([" ".join([*names, packed.result])] * results)
+    rule = f"{' '.join([*names, packed.operand])} -> {result}"
     return _define(local, split, rule, {*names, *packed.passing}, sizes=packed.sizes)
 
 
@@ -53,6 +58,16 @@ def pack_columns(local: Function, shape: Sequence[int]) -> Function:
 
     rule = f"t {packed.operand} m -> m t {packed.result}"
     return _define(local, split, rule, {"t", "m", *packed.passing}, sizes=packed.sizes)
+
+
+def pack_columns_ste(local: Function, shape: Sequence[int]) -> Function:
+    """``[T, K, N]`` to ``[N, T, words of K]`` and ``[T, K, words of N]``: T passes through."""
+
+    def split(mesh: Mesh, operands: Any, result: Any) -> Any:
+        t = _kept(mesh, operands[0], 0, shape[0])
+        return mesh, local, (_sharded(mesh, None, t), _sharded(mesh, t)), (_sharded(mesh, t),)
+
+    return _define(local, split, "t k n -> m t v, t k w", {"t"})
 
 
 def matmul(

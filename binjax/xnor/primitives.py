@@ -21,6 +21,7 @@ from jax.sharding import ManualAxisType, NamedSharding, PartitionSpec
 
 from binjax.packing import words_for
 from binjax.xnor import bridge, xla, xla_conv
+from binjax.xnor.derivative import inside
 from binjax.xnor.dispatch import choose, refuse
 from binjax.xnor.geometry import Geometry
 from binjax.xnor.xla import Epilogue
@@ -29,6 +30,9 @@ pack_rows_p = Primitive("binjax_pack_rows")
 pack_columns_p = Primitive("binjax_pack_columns")
 matmul_p = Primitive("binjax_matmul")
 conv_p = Primitive("binjax_conv")
+pack_rows_ste_p = Primitive("binjax_pack_rows_ste")
+pack_columns_ste_p = Primitive("binjax_pack_columns_ste")
+pack_rows_ste_p.multiple_results = pack_columns_ste_p.multiple_results = True
 
 
 def result_like(operands: Sequence[ShapedArray], shape: Sequence[int], dtype: Any) -> ShapedArray:
@@ -51,6 +55,14 @@ def _pack_rows_type(x: ShapedArray, *, backend: str | None) -> ShapedArray:
 def _pack_columns_type(w: ShapedArray, *, backend: str | None) -> ShapedArray:
     taps, k, n = w.shape
     return result_like([w], (n, taps, words_for(k)), jnp.uint32)
+
+
+def _pack_rows_ste_type(x: ShapedArray, *, backend: str | None) -> tuple[ShapedArray, ...]:
+    return (_pack_rows_type(x, backend=backend),) * 2
+
+
+def _pack_columns_ste_type(w: ShapedArray, *, backend: str | None) -> tuple[ShapedArray, ...]:
+    return _pack_columns_type(w, backend=backend), _pack_rows_type(w, backend=backend)
 
 
 def _matmul_type(
@@ -91,6 +103,14 @@ def _native_pack_columns(operands: Sequence[ShapedArray]) -> Call:
     return "binjax_pack_columns", {}, {}
 
 
+def _native_pack_rows_ste(operands: Sequence[ShapedArray]) -> Call:
+    return "binjax_pack_rows_ste", {}, {}
+
+
+def _native_pack_columns_ste(operands: Sequence[ShapedArray]) -> Call:
+    return "binjax_pack_columns_ste", {}, {}
+
+
 def _native_matmul(operands: Sequence[ShapedArray], *, k: int, epilogue: Epilogue) -> Call:
     attributes = {"k": np.int64(k)}
     if epilogue == "int32" and len(operands) == 3:
@@ -118,6 +138,14 @@ def conv_attributes(geometry: Geometry) -> dict[str, Any]:
 # Triton: functions that JAX can trace
 
 
+def _triton_pack_rows_ste(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return bridge.pack_rows(x), inside(x)
+
+
+def _triton_pack_columns_ste(w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return bridge.pack_columns(w), inside(w)
+
+
 def _triton_matmul(
     xp: jax.Array, wp: jax.Array, *operands: jax.Array, k: int, epilogue: Epilogue
 ) -> jax.Array:
@@ -137,23 +165,25 @@ def _triton_conv(
 
 def register(
     primitive: Primitive,
-    result_type: Callable[..., ShapedArray],
-    portable: Callable[..., jax.Array],
+    result_type: Callable[..., Any],
+    portable: Callable[..., Any],
     native_call: Callable[..., Call | None],
-    triton: Callable[..., jax.Array],
+    triton: Callable[..., Any],
 ) -> None:
     """Give a primitive its type and its lowerings.
 
     Args:
         primitive: takes arrays and the parameters of the functions below, and ``backend``.
-        result_type: type of the result from those of the operands.
+        result_type: type of the result from those of the operands; a tuple where the primitive
+            has several results.
         portable: the operation in JAX functions, for every platform.
         native_call: from the types of the operands, the FFI target, its attributes, its aliases;
             None where the portable form is faster.
         triton: the operation on CUDA, as a function that JAX can trace.
     """
-    by_xla = mlir.lower_fun(portable, multiple_results=False)
-    by_triton = mlir.lower_fun(triton, multiple_results=False)
+    several = primitive.multiple_results
+    by_xla = mlir.lower_fun(portable, multiple_results=several)
+    by_triton = mlir.lower_fun(triton, multiple_results=several)
 
     def anywhere(ctx: Any, *operands: Any, backend: str | None, **params: Any) -> Any:
         if backend not in (None, "xla"):
@@ -176,9 +206,9 @@ def register(
         lower = by_xla if choose("cuda", backend, problem) == "xla" else by_triton
         return lower(ctx, *operands, **params)
 
-    def without_jit(*operands: jax.Array, **params: Any) -> jax.Array:
+    def without_jit(*operands: jax.Array, **params: Any) -> Any:
         with jax.disable_jit(False):  # the lowering chooses the back end, so there has to be one
-            out: jax.Array = jax.jit(functools.partial(primitive.bind, **params))(*operands)
+            out = jax.jit(functools.partial(primitive.bind, **params))(*operands)
         return out
 
     primitive.def_abstract_eval(result_type)
@@ -195,6 +225,20 @@ register(
     xla.pack_columns,
     _native_pack_columns,
     bridge.pack_columns,
+)
+register(
+    pack_rows_ste_p,
+    _pack_rows_ste_type,
+    lambda x: (xla.pack_rows(x), inside(x)),
+    _native_pack_rows_ste,
+    _triton_pack_rows_ste,
+)
+register(
+    pack_columns_ste_p,
+    _pack_columns_ste_type,
+    lambda w: (xla.pack_columns(w), inside(w)),
+    _native_pack_columns_ste,
+    _triton_pack_columns_ste,
 )
 register(matmul_p, _matmul_type, xla.matmul, _native_matmul, _triton_matmul)
 register(conv_p, _conv_type, xla_conv.conv, _native_conv, _triton_conv)

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from binjax.xnor import ste_ops
 from binjax.xnor.derivative import only_once_differentiable, varying_alike
+from binjax.xnor.pack import pack_last_axis, pack_middle_axis
 
 Keep = Literal["int16", "lean"]
 
@@ -33,6 +35,24 @@ class Words(NamedTuple):
     w: jax.Array
     inside_x: jax.Array | None
     inside_w: jax.Array | None
+
+
+def pack_operand(
+    x: jax.Array, ste: bool, backend: str | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Signs along the last axis and, if asked for, where the gradient passes."""
+    if ste:
+        return ste_ops.pack_last_axis(x, backend=backend)
+    return pack_last_axis(x, backend), None
+
+
+def pack_weights(
+    w: jax.Array, ste: bool, backend: str | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Signs of ``[T, K, N]`` along K and, if asked for, where the gradient passes, along N."""
+    if ste:
+        return ste_ops.pack_middle_axis(w, backend=backend)
+    return pack_middle_axis(w, backend), None
 
 
 def masks(words: Words) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:

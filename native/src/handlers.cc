@@ -12,45 +12,70 @@ namespace {
 
 // ---- Packing
 
+// f(one), where one is the bit pattern of 1.0 in an unsigned integer of the type's width.
 template <class F>
-ffi::Error by_width(ffi::DataType type, const F& f) {
+ffi::Error by_type(ffi::DataType type, const F& f) {
   switch (type) {
-    case ffi::F16:
-    case ffi::BF16: f(uint16_t{}); break;
-    case ffi::F32: f(uint32_t{}); break;
-    case ffi::F64: f(uint64_t{}); break;
+    case ffi::F16: f(uint16_t{0x3c00}); break;
+    case ffi::BF16: f(uint16_t{0x3f80}); break;
+    case ffi::F32: f(uint32_t{0x3f800000}); break;
+    case ffi::F64: f(uint64_t{0x3ff0000000000000}); break;
     default: return mismatch("binjax pack: float16, bfloat16, float32 or float64 expected");
   }
   return ffi::Error::Success();
 }
 
-ffi::Error pack_rows(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out) {
+ffi::Error pack_rows(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, U32& out, U32* inside) {
   const Sizes shape = x.dimensions();
   if (shape.size() == 0) return mismatch("binjax pack: at least one axis expected");
   const int64_t n = shape.back(), words = ceil_div(n, 32);
   if (n == 0 || x.element_count() == 0) return ffi::Error::Success();
   const int64_t rows = static_cast<int64_t>(x.element_count()) / n;
-  if (static_cast<int64_t>(out->element_count()) != rows * words) {
+  const auto fits = [&](const U32& to) {
+    return static_cast<int64_t>(to.element_count()) == rows * words;
+  };
+  if (!fits(out) || (inside && !fits(*inside))) {
     return mismatch("binjax pack: wrong size of the result");
   }
-  return by_width(x.element_type(), [&](auto width) {
-    using T = decltype(width);
-    pack::rows(pool, static_cast<const T*>(x.untyped_data()), rows, n, out->typed_data());
+  return by_type(x.element_type(), [&](auto one) {
+    using T = decltype(one);
+    pack::rows(pool, static_cast<const T*>(x.untyped_data()), rows, n, out.typed_data(), one,
+               inside ? inside->typed_data() : nullptr);
   });
 }
 
-ffi::Error pack_columns(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out) {
+ffi::Error pack_rows_signs(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out) {
+  return pack_rows(pool, x, *out, nullptr);
+}
+
+ffi::Error pack_rows_ste(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out,
+                         ffi::Result<U32> inside) {
+  return pack_rows(pool, x, *out, &*inside);
+}
+
+ffi::Error pack_columns(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, U32& out, U32* inside) {
   const Sizes shape = x.dimensions();
   if (shape.size() != 3) return mismatch("binjax pack: [taps, k, n] expected");
   const int64_t taps = shape[0], k = shape[1], n = shape[2];
   if (x.element_count() == 0) return ffi::Error::Success();
-  if (static_cast<int64_t>(out->element_count()) != n * taps * ceil_div(k, 32)) {
+  if (static_cast<int64_t>(out.element_count()) != n * taps * ceil_div(k, 32) ||
+      (inside && static_cast<int64_t>(inside->element_count()) != taps * k * ceil_div(n, 32))) {
     return mismatch("binjax pack: wrong size of the result");
   }
-  return by_width(x.element_type(), [&](auto width) {
-    using T = decltype(width);
-    pack::transposed(pool, static_cast<const T*>(x.untyped_data()), taps, k, n, out->typed_data());
+  return by_type(x.element_type(), [&](auto one) {
+    using T = decltype(one);
+    pack::transposed(pool, static_cast<const T*>(x.untyped_data()), taps, k, n, out.typed_data(),
+                     one, inside ? inside->typed_data() : nullptr);
   });
+}
+
+ffi::Error pack_columns_signs(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out) {
+  return pack_columns(pool, x, *out, nullptr);
+}
+
+ffi::Error pack_columns_ste(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<U32> out,
+                            ffi::Result<U32> inside) {
+  return pack_columns(pool, x, *out, &*inside);
 }
 
 // ---- Epilogues from buffers; `columns` is the width of the product.
@@ -139,7 +164,8 @@ ffi::Error conv(ffi::ThreadPool& pool, const U32& x, const U32& w, const ConvSha
 
 ffi::Error conv_int32(ffi::ThreadPool pool, U32 x, U32 w, ffi::Result<S32> out, int64_t channels,
                       Sizes strides, Sizes dilation, Sizes padding, int64_t pad_value) {
-  auto s = conv_shape(x, w, out->dimensions(), channels, strides, dilation, padding, pad_value);
+  auto s = conv_shape(x.dimensions(), w.dimensions(), out->dimensions(), channels, strides,
+                      dilation, padding, pad_value);
   if (!s) return s.error();
   if (out->dimensions()[3] != s->n_out) return mismatch("binjax conv: [n, h, w, n_out] expected");
   return conv(pool, x, w, *s, int32_out(out->typed_data(), s->n_out));
@@ -148,7 +174,8 @@ ffi::Error conv_int32(ffi::ThreadPool pool, U32 x, U32 w, ffi::Result<S32> out, 
 ffi::Error conv_affine(ffi::ThreadPool pool, U32 x, U32 w, F32 scale, F32 bias,
                        ffi::Result<F32> out, int64_t channels, Sizes strides, Sizes dilation,
                        Sizes padding, int64_t pad_value) {
-  auto s = conv_shape(x, w, out->dimensions(), channels, strides, dilation, padding, pad_value);
+  auto s = conv_shape(x.dimensions(), w.dimensions(), out->dimensions(), channels, strides,
+                      dilation, padding, pad_value);
   if (!s) return s.error();
   if (out->dimensions()[3] != s->n_out || !covers(scale.dimensions(), s->n_out) ||
       !covers(bias.dimensions(), s->n_out)) {
@@ -160,7 +187,8 @@ ffi::Error conv_affine(ffi::ThreadPool pool, U32 x, U32 w, F32 scale, F32 bias,
 ffi::Error conv_threshold(ffi::ThreadPool pool, U32 x, U32 w, S32 threshold, Flags flip,
                           ffi::Result<U32> out, int64_t channels, Sizes strides, Sizes dilation,
                           Sizes padding, int64_t pad_value) {
-  auto s = conv_shape(x, w, out->dimensions(), channels, strides, dilation, padding, pad_value);
+  auto s = conv_shape(x.dimensions(), w.dimensions(), out->dimensions(), channels, strides,
+                      dilation, padding, pad_value);
   if (!s) return s.error();
   if (out->dimensions()[3] != ceil_div(s->n_out, 32) || !covers(threshold.dimensions(), s->n_out) ||
       !covers(flip.dimensions(), s->n_out)) {
@@ -174,10 +202,14 @@ ffi::Error conv_threshold(ffi::ThreadPool pool, U32 x, U32 w, S32 threshold, Fla
 }  // namespace
 
 #pragma GCC visibility push(default)
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_rows, pack_rows,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_rows, pack_rows_signs,
                               BINJAX_BIND.Arg<ffi::AnyBuffer>().Ret<U32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_columns, pack_columns,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_rows_ste, pack_rows_ste,
+                              BINJAX_BIND.Arg<ffi::AnyBuffer>().Ret<U32>().Ret<U32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_columns, pack_columns_signs,
                               BINJAX_BIND.Arg<ffi::AnyBuffer>().Ret<U32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_pack_columns_ste, pack_columns_ste,
+                              BINJAX_BIND.Arg<ffi::AnyBuffer>().Ret<U32>().Ret<U32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_matmul_int32, matmul_int32,
                               BINJAX_BIND.Arg<U32>().Arg<U32>().Ret<S32>().Attr<int64_t>("k"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(

@@ -17,6 +17,17 @@ namespace pack {
 template <class T>
 constexpr T kMinusZero = T(T(1) << (std::numeric_limits<T>::digits - 1));
 
+// Bits of n values: whether the magnitude of each is at most that of `one`, the pattern of 1.0.
+// Where it is, the straight-through gradient of a sign passes; not at a NaN.
+template <class T>
+BINJAX_INLINE uint32_t inside_word(const T* x, int64_t n, T one) {
+  uint32_t bits = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    bits |= static_cast<uint32_t>((x[j] & (kMinusZero<T> - 1)) <= one) << j;
+  }
+  return bits;
+}
+
 template <class T>
 BINJAX_INLINE uint32_t word(const T* x, int64_t n) {
   uint32_t bits = 0;
@@ -29,6 +40,13 @@ BINJAX_INLINE void row(const T* x, int64_t n, uint32_t* out) {
   int64_t w = 0;
   for (; (w + 1) * 32 <= n; ++w) out[w] = word(x + w * 32, 32);
   if (w * 32 < n) out[w] = word(x + w * 32, n - w * 32);
+}
+
+template <class T>
+BINJAX_INLINE void inside_row(const T* x, int64_t n, T one, uint32_t* out) {
+  int64_t w = 0;
+  for (; (w + 1) * 32 <= n; ++w) out[w] = inside_word(x + w * 32, 32, one);
+  if (w * 32 < n) out[w] = inside_word(x + w * 32, n - w * 32, one);
 }
 
 // Words of 128 columns: out[word][column] of x [k][n], read 128 columns wide.
@@ -82,6 +100,23 @@ BINJAX_AVX512 void row512(const T* x, int64_t n, uint32_t* out) {
     out[w] = word512(x + w * 32, 32);
   }
   if (w * 32 < n) out[w] = word512(x + w * 32, n - w * 32);
+}
+
+BINJAX_AVX512 BINJAX_INLINE uint32_t inside_word512(const uint32_t* x, int64_t n, uint32_t one) {
+  const uint32_t in = n >= 32 ? ~0u : (1u << n) - 1;
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  const __m512i limit = _mm512_set1_epi32(static_cast<int>(one));
+  const __mmask16 low = static_cast<__mmask16>(in), high = static_cast<__mmask16>(in >> 16);
+  const __m512i a = _mm512_and_si512(_mm512_maskz_loadu_epi32(low, x), magnitude);
+  const __m512i b = _mm512_and_si512(_mm512_maskz_loadu_epi32(high, x + 16), magnitude);
+  const uint32_t first = _mm512_mask_cmple_epu32_mask(low, a, limit);
+  const uint32_t second = _mm512_mask_cmple_epu32_mask(high, b, limit);
+  return first | second << 16;
+}
+BINJAX_AVX512 inline void inside_row512(const uint32_t* x, int64_t n, uint32_t one, uint32_t* out) {
+  int64_t w = 0;
+  for (; (w + 1) * 32 <= n; ++w) out[w] = inside_word512(x + w * 32, 32, one);
+  if (w * 32 < n) out[w] = inside_word512(x + w * 32, n - w * 32, one);
 }
 
 constexpr int64_t kAhead = 8;  // rows to fetch ahead
@@ -166,31 +201,52 @@ void any_columns(const T* x, int64_t k, int64_t stride, int64_t wide, uint32_t (
   columns(x, k, stride, wide, out);
 }
 
+template <class T>
+void any_inside_row(const T* x, int64_t n, T one, uint32_t* out) {
+#if BINJAX_X86
+  if constexpr (sizeof(T) == 4) {
+    if (active_isa() == Isa::kAvx512) return inside_row512(x, n, one, out);
+  }
+#endif
+  inside_row(x, n, one, out);
+}
+
 // Elements worth another task: some microseconds.
 constexpr int64_t kTaskElements = 1 << 16;
 
-// x [rows][n] -> out [rows][ceil(n / 32)].
+// Values that are packed together while they are in the nearest cache.
+constexpr int64_t kNear = 4096;
+
+// x [rows][n] -> out [rows][ceil(n / 32)], and `inside` likewise unless it is null.
 template <class T>
-void rows(xla::ffi::ThreadPool& pool, const T* x, int64_t rows, int64_t n, uint32_t* out) {
+void rows(xla::ffi::ThreadPool& pool, const T* x, int64_t rows, int64_t n, uint32_t* out, T one,
+          uint32_t* inside) {
   if (n % 32 == 0) {  // no padding between rows: one long row, cut anywhere
     const int64_t total = rows * n;
     return parallel(pool, ceil_div(total, kTaskElements), [&](int64_t task) {
-      const int64_t begin = task * kTaskElements;
-      any_row(x + begin, std::min(kTaskElements, total - begin), out + begin / 32);
+      const int64_t end = std::min(total, (task + 1) * kTaskElements);
+      for (int64_t i = task * kTaskElements; i < end; i += kNear) {
+        const int64_t count = std::min(kNear, end - i);
+        any_row(x + i, count, out + i / 32);
+        if (inside) any_inside_row(x + i, count, one, inside + i / 32);
+      }
     });
   }
   const int64_t words = ceil_div(n, 32), step = std::max<int64_t>(1, kTaskElements / n);
   parallel(pool, ceil_div(rows, step), [&](int64_t task) {
     for (int64_t r = task * step; r < std::min(rows, (task + 1) * step); ++r) {
       any_row(x + r * n, n, out + r * words);
+      if (inside) any_inside_row(x + r * n, n, one, inside + r * words);
     }
   });
 }
 
-// x [taps][k][n] -> out [n][taps][ceil(k / 32)].
+// x [taps][k][n] -> out [n][taps][ceil(k / 32)], and inside [taps][k][ceil(n / 32)] unless it is
+// null.
 template <class T>
 void transposed(xla::ffi::ThreadPool& pool, const T* x, int64_t taps, int64_t k, int64_t n,
-                uint32_t* out) {
+                uint32_t* out, T one, uint32_t* inside) {
+  const int64_t inside_words = ceil_div(n, 32);
   const int64_t words = ceil_div(k, 32), wide_blocks = ceil_div(n, kWide),
                 deep_blocks = ceil_div(words, kDeep);
   parallel(pool, taps * wide_blocks, [&](int64_t task) {
@@ -200,7 +256,14 @@ void transposed(xla::ffi::ThreadPool& pool, const T* x, int64_t taps, int64_t k,
     for (int64_t d = 0; d < deep_blocks; ++d) {
       const int64_t w0 = d * kDeep, deep = std::min(kDeep, words - w0);
       const T* from = x + (tap * k + w0 * 32) * n + first;
-      any_columns(from, std::min(k - w0 * 32, deep * 32), n, wide, block);
+      const int64_t rows = std::min(k - w0 * 32, deep * 32);
+      any_columns(from, rows, n, wide, block);
+      if (inside) {  // the block's values are in the second-level cache now
+        uint32_t* to = inside + (tap * k + w0 * 32) * inside_words + first / 32;
+        for (int64_t r = 0; r < rows; ++r) {
+          any_inside_row(from + r * n, wide, one, to + r * inside_words);
+        }
+      }
       for (int64_t j = 0; j < wide; ++j) {
         uint32_t* to = out + ((first + j) * taps + tap) * words + w0;
         for (int64_t w = 0; w < deep; ++w) to[w] = block[w][j];
