@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from binjax.xnor import packed_matmul_affine as packed_matmul_affine
     from binjax.xnor import packed_matmul_threshold as packed_matmul_threshold
     from binjax.xnor import packed_max_pool as packed_max_pool
+    from binjax.xnor import pixel_conv as pixel_conv
+    from binjax.xnor import pixel_matmul as pixel_matmul
     from binjax.xnor import xnor_conv as xnor_conv
     from binjax.xnor import xnor_matmul as xnor_matmul
 
@@ -94,6 +96,8 @@ _FUNCTIONS = {
     "packed_matmul_affine": "xnor",
     "packed_matmul_threshold": "xnor",
     "packed_max_pool": "xnor",
+    "pixel_conv": "xnor",
+    "pixel_matmul": "xnor",
     "xnor_conv": "xnor",
     "xnor_matmul": "xnor",
 }

@@ -17,13 +17,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, ShiftBatchNorm, capture
+from binjax.layers.base import BinaryLayer
+from binjax.layers.choice import describe
 from binjax.layers.recording import Recorded
 from binjax.ste import precision
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: counts of deployed parameters and of multiply-accumulates for one image."""
+    """One layer: counts of deployed parameters and of multiply-accumulates for one image.
+
+    ``product`` is the kernel that multiplies in training on this machine; with floats also why.
+    """
 
     name: str
     kind: str
@@ -33,6 +38,7 @@ class Row:
     params_1bit: int
     params_32bit: int
     macs: int
+    product: str = ""
 
     @property
     def memory_bytes(self) -> float:
@@ -109,7 +115,8 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
 def table(summary: Summary) -> str:
     """The rows and totals as plain text."""
-    header = ("layer", "kind", "output", "in/kernel bits", "1-bit x 1", "32-bit x 1", "KiB", "MACs")
+    counts = ("1-bit x 1", "32-bit x 1", "KiB", "MACs")
+    header = ("layer", "kind", "output", "in/kernel bits", *counts, "product in training")
     lines = [header]
     for row in summary.rows:
         bits = "-" if row.kernel_bits is None else f"{row.input_bits}/{row.kernel_bits}"
@@ -123,6 +130,7 @@ def table(summary: Summary) -> str:
                 f"{row.params_32bit:,}",
                 f"{row.memory_bytes / 1024:,.2f}",
                 f"{row.macs:,}",
+                row.product,
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -149,17 +157,18 @@ def table(summary: Summary) -> str:
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     text = [c.ljust(w) for c, w in zip(cells[:3], widths[:3], strict=True)]
-    numbers = [c.rjust(w) for c, w in zip(cells[3:], widths[3:], strict=True)]
-    return "  ".join(text + numbers)
+    numbers = [c.rjust(w) for c, w in zip(cells[3:-1], widths[3:-1], strict=True)]
+    return "  ".join([*text, *numbers, cells[-1]])
 
 
 def _row(name: str, module: Any, outputs: dict[str, tuple[int, ...]]) -> Row | None:
     if isinstance(module, BatchNorm | ShiftBatchNorm):
-        return Row(name, type(module).__name__, (module.n,), None, None, 0, 2 * module.n, 0)
+        size = module.mean.size  # n, or that of all repetitions
+        return Row(name, type(module).__name__, (module.n,), None, None, 0, 2 * size, 0)
     if not isinstance(module, BinaryDense | BinaryConv):
         return None
     kernel = math.prod(module.kernel.shape)
-    bias = 0 if module.bias is None else module.n_out
+    bias = 0 if module.bias is None else module.bias.size
     kernel_bits = precision(module.kernel_quantizer) or 32
     shape = outputs[name]
     return Row(
@@ -171,6 +180,7 @@ def _row(name: str, module: Any, outputs: dict[str, tuple[int, ...]]) -> Row | N
         params_1bit=kernel if kernel_bits == 1 else 0,
         params_32bit=bias + (0 if kernel_bits == 1 else kernel),
         macs=kernel * math.prod(shape[:-1]),
+        product=describe(module.backend, module.operands, train=True),
     )
 
 
@@ -180,7 +190,10 @@ def _output_shapes(
     def run(variables: Any, image: jax.Array) -> Recorded:
         return capture(nnx.merge(graphdef, variables), image)
 
-    recorded = jax.eval_shape(run, variables, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    modules = nnx.iter_modules(nnx.merge(graphdef, variables))
+    pixels = any(isinstance(m, BinaryLayer) and m.pixels for _, m in modules)
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.uint8 if pixels else jnp.float32)
+    recorded = jax.eval_shape(run, variables, image)
     return {layer: v["output"].shape[1:] for layer, v in recorded.items() if "output" in v}
 
 

@@ -7,6 +7,7 @@ from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.pool import MaxPool
 from binjax.layers.recording import capture, record
 from binjax.layers.regular import Flatten, dropout
+from binjax.layers.repeat import Repeat
 from binjax.layers.sequential import Sequential
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BinaryWeight",
     "Flatten",
     "MaxPool",
+    "Repeat",
     "Sequential",
     "ShiftBatchNorm",
     "apply",

@@ -25,7 +25,6 @@ from binjax.layers.quantize import (
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
 from binjax.ste import Quantizer, precision, ste_sign
-from binjax.xnor import pixels
 from binjax.xnor.product import Product, multiply
 
 Initializer = Callable[..., jax.Array]
@@ -110,7 +109,7 @@ class BinaryLayer(nnx.Module):
         self.check(x)
         factors = self.factors(x, train=train, key=key)
         if factors.product is None:
-            y = self._multiply_floats(factors.x, factors.kernel)
+            y = self._float_product(factors.x, factors.kernel)
         else:
             y = multiply(factors.product, factors.x, factors.kernel)
         y = plus_bias(y, None if self.bias is None else self.bias[...])
@@ -119,9 +118,9 @@ class BinaryLayer(nnx.Module):
 
     def factors(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> Factors:
         """The operands of the product and how they are multiplied."""
-        packed = self.floats_because(train=train) is None
         if self.pixels:
-            return self._pixel_factors(x, packed)
+            return self._pixel_factors(x)
+        packed = self.floats_because(train=train) is None
         fused_x, fused_kernel = (
             packed and quantizer is ste_sign
             for quantizer in (self.input_quantizer, self.kernel_quantizer)
@@ -148,29 +147,19 @@ class BinaryLayer(nnx.Module):
         """Refuse an input of another shape or, for pixels, dtype."""
         raise NotImplementedError
 
-    def _pixel_factors(self, x: jax.Array, packed: bool) -> Factors:
+    def _pixel_factors(self, x: jax.Array) -> Factors:
         if x.dtype != jnp.uint8:
             raise TypeError(
                 f"{type(self).__name__} with pixels=True takes uint8 images, got {x.dtype}; "
                 "pixels=False takes scaled ones"
             )
-        dtype = self.dtype if self.dtype is not None else jnp.float32
-        if packed:
-            fused = self.kernel_quantizer is ste_sign
-            kernel = self.kernel[...] if fused else self._quantized_kernel()
-            return Factors(self._pixel_product(kernel, fused, dtype), x, kernel)
-        q = 2.0 * x.astype(jnp.float32) - 255.0
-        return Factors(None, q, self._quantized_kernel().astype(jnp.float32))
+        fused = self.kernel_quantizer is ste_sign
+        kernel = self.kernel[...] if fused else self._quantized_kernel()
+        dtype = jnp.float32 if self.dtype is None else self.dtype
+        return Factors(self._pixel_product(x, kernel, fused, dtype), x, kernel)
 
     def _quantized_kernel(self) -> jax.Array:
         return quantize(self.kernel_quantizer, self.kernel[...], train=False, key=None)
-
-    def _multiply_floats(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        y = self._float_product(x, kernel)
-        if not self.pixels:
-            return y
-        # The product of integers is exact; one rounding gives what packed words give.
-        return (y * pixels.SCALE).astype(self.dtype or y.dtype)
 
     def _float_product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         raise NotImplementedError
@@ -178,12 +167,15 @@ class BinaryLayer(nnx.Module):
     def _product(self, x: jax.Array, kernel: jax.Array, ste: tuple[bool, bool]) -> Product:
         raise NotImplementedError
 
-    def _pixel_product(self, kernel: jax.Array, ste: bool, dtype: DTypeLike) -> Product:
+    def _pixel_product(
+        self, x: jax.Array, kernel: jax.Array, ste: bool, dtype: DTypeLike
+    ) -> Product:
         raise NotImplementedError
 
     @property
     def _kernels(self) -> str | None:
-        return None if self.backend == "auto" else self.backend
+        # Pixels are exact in float products too: the portable form is one.
+        return {"auto": None, "float": "xla"}.get(self.backend, self.backend)
 
 
 def plus_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:

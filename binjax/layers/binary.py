@@ -85,7 +85,9 @@ class BinaryDense(BinaryLayer):
     def _product(self, x: jax.Array, kernel: jax.Array, ste: tuple[bool, bool]) -> Product:
         return matmul.make_product(x, kernel, ste=ste, backend=self._kernels)
 
-    def _pixel_product(self, kernel: jax.Array, ste: bool, dtype: DTypeLike) -> Product:
+    def _pixel_product(
+        self, x: jax.Array, kernel: jax.Array, ste: bool, dtype: DTypeLike
+    ) -> Product:
         return pixels.make_matrix_product(kernel, ste=ste, dtype=dtype, backend=self._kernels)
 
 
@@ -161,9 +163,12 @@ class BinaryConv(BinaryLayer):
         options = (self.strides, self.padding, int(self.pad_value), (1, 1), 1)
         return conv.make_product(x, kernel, options, ste=ste, backend=self._kernels)
 
-    def _pixel_product(self, kernel: jax.Array, ste: bool, dtype: DTypeLike) -> Product:
+    def _pixel_product(
+        self, x: jax.Array, kernel: jax.Array, ste: bool, dtype: DTypeLike
+    ) -> Product:
+        options = (self.strides, self.padding, (1, 1))
         return pixels.make_convolution(
-            kernel, self.strides, self.padding, ste=ste, dtype=dtype, backend=self._kernels
+            x, kernel, options, ste=ste, dtype=dtype, backend=self._kernels
         )
 
 

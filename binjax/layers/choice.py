@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from binjax.layers.quantize import name_of
 from binjax.ste import Quantizer, Stochastic, precision
-from binjax.xnor.dispatch import check_backend
+from binjax.xnor.dispatch import backends, check_backend
+from binjax.xnor.native import native
 
 Backend = Literal["auto", "float", "xla", "native", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -38,9 +39,26 @@ def floats_because(backend: str, operands: Operands, *, train: bool) -> str | No
 
     Dropout makes zeros of ±1 in training only, so the answer depends on ``train``.
     """
+    if operands.pixels:
+        return None
     if backend == "float":
         return 'backend = "float"'
     return _not_binary(operands, train)
+
+
+def describe(backend: str, operands: Operands, *, train: bool) -> str:
+    """The kernel of a layer's product, in words: what multiplies, or why floats do.
+
+    A named platform's kernels are those of the machine that asks; ``"auto"`` takes the best there.
+    """
+    why = floats_because(backend, operands, train=train)
+    if why is not None:
+        return f"float: {why}"
+    kernel = "8-bit pixels, " if operands.pixels else ""
+    if backend == "float":
+        return f'{kernel}float: backend = "float"'
+    chosen = backends()[0] if backend == "auto" else backend
+    return f"{kernel}{chosen} ({native().isa})" if chosen == "native" else f"{kernel}{chosen}"
 
 
 def check_choice(layer: str, backend: str, operands: Operands) -> None:

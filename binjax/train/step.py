@@ -36,6 +36,7 @@ def make_gradient(
         params: Any, stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         scores, stats = apply(graphdef, params, stats, images, train=True, key=key)
+        scores = scores.astype(jnp.float32)
         return loss(scores, labels), (scores, stats)
 
     def gradient(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
@@ -102,6 +103,7 @@ def make_evaluate(graphdef: nnx.GraphDef[Any], loss: Loss, preprocess: Preproces
         valid: jax.Array,
     ) -> Totals:
         scores, _ = apply(graphdef, params, stats, preprocess(images), train=False)
+        scores = scores.astype(jnp.float32)
         counted = jnp.arange(labels.size) < valid
         losses = jax.vmap(loss)(scores, labels)
         correct = (jnp.argmax(scores, -1) == labels) & counted

@@ -22,6 +22,7 @@ from binjax.xnor.packed_conv import (
     packed_conv_affine,
     packed_conv_threshold,
 )
+from binjax.xnor.pixels import pixel_conv, pixel_matmul
 from binjax.xnor.pool import packed_max_pool
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "packed_matmul_affine",
     "packed_matmul_threshold",
     "packed_max_pool",
+    "pixel_conv",
+    "pixel_matmul",
     "xnor_conv",
     "xnor_matmul",
 ]

@@ -19,6 +19,8 @@ import jax
 TARGETS = (
     "binjax_pack_rows",
     "binjax_pack_columns",
+    "binjax_pack_rows_ste",
+    "binjax_pack_columns_ste",
     "binjax_matmul_int32",
     "binjax_matmul_int32_out",
     "binjax_matmul_affine",
@@ -26,6 +28,12 @@ TARGETS = (
     "binjax_conv_int32",
     "binjax_conv_affine",
     "binjax_conv_threshold",
+    "binjax_input_gradient",
+    "binjax_input_gradient_masked",
+    "binjax_kernel_gradient",
+    "binjax_kernel_gradient_masked",
+    "binjax_pixel_matmul",
+    "binjax_pixel_conv",
 )
 
 

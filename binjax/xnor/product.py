@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from binjax.xnor import ste_ops
 from binjax.xnor.derivative import only_once_differentiable, varying_alike
@@ -70,8 +69,8 @@ class Product(Protocol):
     def result(self, words: Any) -> jax.Array:
         """The integers, in the dtype of the result."""
 
-    def pullback(self, words: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Gradients of the operands."""
+    def pullback(self, words: Any, g: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+        """Gradients of the operands; None of an integer one."""
 
     def largest(self) -> int:
         """Largest absolute value of a result."""
@@ -96,11 +95,11 @@ def _multiply(product: Product, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _multiply_fwd(product: Product, x: jax.Array, w: jax.Array) -> tuple[jax.Array, Any]:
-    words = product.pack(only_once_differentiable(x), only_once_differentiable(w))
+    words = product.pack(*_once(x, w))
     return product.result(words), words
 
 
-def _multiply_bwd(product: Product, words: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _multiply_bwd(product: Product, words: Any, g: jax.Array) -> tuple[jax.Array | None, jax.Array]:
     return product.pullback(words, g)
 
 
@@ -139,7 +138,7 @@ def _multiply_then(
 def _then_fwd(
     product: Product, tail: Tail, keep: Keep, x: jax.Array, w: jax.Array, rest: Any
 ) -> tuple[Any, Any]:
-    words = product.pack(only_once_differentiable(x), only_once_differentiable(w))
+    words = product.pack(*_once(x, w))
     result = product.result(words)
     sums = result.astype(jnp.int16) if keep == "int16" else None
     return tail(result, rest), (words, sums, jnp.zeros(0, result.dtype), rest)
@@ -147,14 +146,35 @@ def _then_fwd(
 
 def _then_bwd(
     product: Product, tail: Tail, keep: Keep, kept: Any, g: Any
-) -> tuple[jax.Array, jax.Array, Any]:
-    # The barrier keeps the compiler from multiplying again before the gradient is there, or from
-    # keeping the first result after all.
-    (words, sums, like, rest), g = lax.optimization_barrier((kept, g))
-    result = product.result(words) if sums is None else sums.astype(like.dtype)
+) -> tuple[jax.Array | None, jax.Array, Any]:
+    words, sums, like, rest = kept
+    if sums is None:
+        result = product.result(_after(g, words))
+    else:
+        result = sums.astype(like.dtype)
     _, pull = jax.vjp(tail, result, rest)
     gradient, rest_gradient = pull(g)
     return (*product.pullback(words, gradient), rest_gradient)
+
+
+def _once(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    floating = (jnp.issubdtype(a.dtype, jnp.floating) for a in arrays)
+    return tuple(
+        only_once_differentiable(a) if real else a for a, real in zip(arrays, floating, strict=True)
+    )
+
+
+def _after(g: Any, words: Any) -> Any:
+    """The words, as if they depended on the gradient.
+
+    An optimization barrier is not enough on CPUs: it is gone before the compiler looks for common
+    subexpressions, finds the product of the forward pass and keeps its result after all. A zero
+    that is made of the gradient (and not known to be one: 0 times infinity is NaN) also makes it
+    wait with multiplying again until the gradient is there.
+    """
+    leaf = max(jax.tree.leaves(g), key=lambda leaf: leaf.size)
+    zero = leaf.reshape(-1)[0] * 0
+    return jax.tree.map(lambda w: w ^ zero.astype(w.dtype), words)
 
 
 _multiply_then.defvjp(_then_fwd, _then_bwd)

@@ -27,7 +27,8 @@ constexpr int kNibbles = 8;  // of a word
 constexpr int kPanelBytes = kNibbles * kPanel;
 constexpr int kFlushWords = 7;  // 7 words add at most 224 to a byte
 
-// Adds 32 byte counts to 32 counts.
+// Adds 32 byte counts to 32 counts, then doubles these if another plane follows.
+template <bool kDouble = false>
 BINJAX_AVX2 BINJAX_INLINE void flush(__m256i bytes, int32_t* count) {
   alignas(32) uint8_t part[32];
   _mm256_store_si256(reinterpret_cast<__m256i*>(part), bytes);
@@ -35,7 +36,8 @@ BINJAX_AVX2 BINJAX_INLINE void flush(__m256i bytes, int32_t* count) {
   for (int j = 0; j < 32; j += 8) {
     __m256i* to = reinterpret_cast<__m256i*>(count + j);
     const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(part + j));
-    _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to), _mm256_cvtepu8_epi32(eight)));
+    const __m256i sum = _mm256_add_epi32(_mm256_load_si256(to), _mm256_cvtepu8_epi32(eight));
+    _mm256_store_si256(to, kDouble ? _mm256_add_epi32(sum, sum) : sum);
   }
 }
 
@@ -52,9 +54,10 @@ BINJAX_INLINE uint64_t rotate_right(uint64_t x, int n) {
 }
 
 // kRows rows by two panels.
-template <int kRows>
-BINJAX_AVX2 BINJAX_INLINE void tile(const Left& left, int r, const uint8_t* b0, const uint8_t* b1,
-                                    int32_t (*count)[2 * kPanel]) {
+template <bool kPlanes, int kRows>
+BINJAX_AVX2 BINJAX_INLINE void tile(const Left& left, int r, const uint8_t* first,
+                                    const uint8_t* second, int32_t (*count)[2 * kPanel]) {
+  const uint8_t *b0 = first, *b1 = second;
   const uint8_t* table = kTables.entry[0];
   __m256i sum[kRows][2];
   for (int i = 0; i < kRows; ++i) {
@@ -66,6 +69,16 @@ BINJAX_AVX2 BINJAX_INLINE void tile(const Left& left, int r, const uint8_t* b0, 
     const uint32_t* a[kRows];
     BINJAX_UNROLL
     for (int i = 0; i < kRows; ++i) a[i] = left.row[r + i] + left.segment[s];
+    if constexpr (kPlanes) {
+      b0 = first;
+      b1 = second;
+      room = kFlushWords;
+      for (int i = 0; s != 0 && i < kRows; ++i) {
+        flush<true>(sum[i][0], count[i]);
+        flush<true>(sum[i][1], count[i] + kPanel);
+        sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+      }
+    }
     for (int64_t w = 0; w < left.words; ++w) {
       uint64_t word[kRows];
       BINJAX_UNROLL
@@ -98,12 +111,12 @@ BINJAX_AVX2 BINJAX_INLINE void tile(const Left& left, int r, const uint8_t* b0, 
   }
 }
 
-template <int kRows, class Out>
+template <bool kPlanes, int kRows, class Out>
 BINJAX_AVX2 BINJAX_INLINE void rows(const Left& left, int r, const Columns& c0, const Columns* c1,
                                     const Out& out) {
   alignas(64) int32_t count[kRows][2 * kPanel];
   const auto* b0 = static_cast<const uint8_t*>(c0.panel);
-  tile<kRows>(left, r, b0, c1 ? static_cast<const uint8_t*>(c1->panel) : b0, count);
+  tile<kPlanes, kRows>(left, r, b0, c1 ? static_cast<const uint8_t*>(c1->panel) : b0, count);
   for (int i = 0; i < kRows; ++i) {
     to_dots(left, r + i, c0, count[i]);
     out.put256(left.first + r + i, c0, count[i]);
@@ -141,13 +154,13 @@ struct PanelKernel {
     }
   }
 
-  template <class Out>
+  template <bool kPlanes = false, class Out>
   BINJAX_AVX2 static void block(const Left& left, const Columns* columns, int n, const Out& out) {
     for (int i = 0; i < n; i += 2) {
       const Columns* second = i + 1 < n ? columns + i + 1 : nullptr;
       int r = 0;
-      for (; r + 4 <= left.rows; r += 4) rows<4>(left, r, columns[i], second, out);
-      for (; r < left.rows; ++r) rows<1>(left, r, columns[i], second, out);
+      for (; r + 4 <= left.rows; r += 4) rows<kPlanes, 4>(left, r, columns[i], second, out);
+      for (; r < left.rows; ++r) rows<kPlanes, 1>(left, r, columns[i], second, out);
     }
   }
 };

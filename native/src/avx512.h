@@ -23,7 +23,7 @@ BINJAX_AVX512 BINJAX_INLINE void finish(const Left& left, int r, const Columns& 
 }
 
 // kRows rows of the left operand by one panel: 2 kRows accumulators.
-template <int kRows, class Out>
+template <bool kPlanes, int kRows, class Out>
 BINJAX_AVX512 BINJAX_INLINE void tile(const Left& left, int r, const Columns& c, const Out& out) {
   __m512i low[kRows], high[kRows];
   BINJAX_UNROLL
@@ -33,6 +33,14 @@ BINJAX_AVX512 BINJAX_INLINE void tile(const Left& left, int r, const Columns& c,
     const uint32_t* a[kRows];
     BINJAX_UNROLL
     for (int i = 0; i < kRows; ++i) a[i] = left.row[r + i] + left.segment[s];
+    if constexpr (kPlanes) {
+      b = static_cast<const uint32_t*>(c.panel);
+      BINJAX_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        low[i] = _mm512_add_epi32(low[i], low[i]);
+        high[i] = _mm512_add_epi32(high[i], high[i]);
+      }
+    }
     for (int64_t w = 0; w < left.words; ++w, b += kPanel) {
       const __m512i b_low = _mm512_load_si512(b), b_high = _mm512_load_si512(b + 16);
       BINJAX_UNROLL
@@ -105,23 +113,23 @@ struct PanelKernel {
     avx512::make_panel(rows, words, count, static_cast<uint32_t*>(panel));
   }
 
-  template <class Out>
+  template <bool kPlanes = false, class Out>
   static void block(const Left& left, const Columns* columns, int n, const Out& out) {
-    for (int i = 0; i < n; ++i) panel(left, columns[i], out);
+    for (int i = 0; i < n; ++i) panel<kPlanes>(left, columns[i], out);
   }
 
-  template <class Out>
+  template <bool kPlanes, class Out>
   BINJAX_AVX512 static void panel(const Left& left, const Columns& c, const Out& out) {
     int r = 0;
-    for (; r + 8 <= left.rows; r += 8) tile<8>(left, r, c, out);
+    for (; r + 8 <= left.rows; r += 8) tile<kPlanes, 8>(left, r, c, out);
     if (left.rows - r >= 4) {
-      tile<4>(left, r, c, out);
+      tile<kPlanes, 4>(left, r, c, out);
       r += 4;
     }
     switch (left.rows - r) {
-      case 3: return tile<3>(left, r, c, out);
-      case 2: return tile<2>(left, r, c, out);
-      case 1: return tile<1>(left, r, c, out);
+      case 3: return tile<kPlanes, 3>(left, r, c, out);
+      case 2: return tile<kPlanes, 2>(left, r, c, out);
+      case 1: return tile<kPlanes, 1>(left, r, c, out);
       default: return;
     }
   }

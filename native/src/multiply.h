@@ -48,10 +48,10 @@ struct Tasks {
   int64_t columns;     // entries of the column list per task
 };
 
-inline Tasks divide(int64_t threads, int64_t rows, const Weights& w, int64_t columns) {
+inline Tasks divide(int64_t threads, int64_t rows, const Weights& w, int64_t columns, int planes) {
   const int64_t blocks = ceil_div(rows, kRowBlock);
   if (threads <= 1) return {blocks, columns};
-  const double work = static_cast<double>(rows) * w.n * w.words * 32 / w.groups;
+  const double work = static_cast<double>(rows) * w.n * w.words * 32 * planes / w.groups;
   const int64_t most =
       static_cast<int64_t>(std::clamp(work / kTaskWork, 1.0, 8.0 * static_cast<double>(threads)));
   const int64_t along_rows = std::min(most, blocks);
@@ -61,8 +61,8 @@ inline Tasks divide(int64_t threads, int64_t rows, const Weights& w, int64_t col
 }
 
 // Kernel: one of the instruction sets. Source: fills Left for rows [first, first + rows) of a
-// group.
-template <class Kernel, class Source, class Out>
+// group; one of bit planes (kPlanes) makes them in the memory it is handed.
+template <bool kPlanes, class Kernel, class Source, class Out>
 void run(xla::ffi::ThreadPool& pool, int64_t rows, const Weights& weights, const Source& source,
          const Out& out) {
   const int64_t width = weights.n / weights.groups;
@@ -78,7 +78,7 @@ void run(xla::ffi::ThreadPool& pool, int64_t rows, const Weights& weights, const
     }
   }
   const int64_t count = static_cast<int64_t>(columns.size());
-  const Tasks tasks = divide(pool.num_threads(), rows, weights, count);
+  const Tasks tasks = divide(pool.num_threads(), rows, weights, count, kPlanes ? 8 : 1);
   const int64_t blocks = ceil_div(rows, kRowBlock);
   const int64_t row_tasks = ceil_div(blocks, tasks.row_blocks);
   const int64_t column_tasks = ceil_div(count, tasks.columns);
@@ -101,7 +101,10 @@ void run(xla::ffi::ThreadPool& pool, int64_t rows, const Weights& weights, const
     parallel(pool, ceil_div(count, in_cache),
              [&](int64_t i) { make(i * in_cache, std::min(count, (i + 1) * in_cache)); });
   }
-  parallel(pool, row_tasks * column_tasks, [&](int64_t task) {
+  int64_t scratch_bytes = 0;
+  if constexpr (kPlanes) scratch_bytes = source.scratch_bytes();
+  Memory scratch = allocate(workers(pool, row_tasks * column_tasks) * scratch_bytes);
+  parallel_workers(pool, row_tasks * column_tasks, [&](int64_t task, int64_t worker) {
     const int64_t block_begin = task / column_tasks * tasks.row_blocks;
     const int64_t block_end = std::min(blocks, block_begin + tasks.row_blocks);
     const int64_t column_begin = task % column_tasks * tasks.columns;
@@ -115,40 +118,48 @@ void run(xla::ffi::ThreadPool& pool, int64_t rows, const Weights& weights, const
         const int64_t first = b * kRowBlock;
         left.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - first));
         left.first = first;
-        source.fill(group, left);
-        Kernel::block(left, &columns[c], static_cast<int>(end - c), out);
+        const int n = static_cast<int>(end - c);
+        if constexpr (kPlanes) {
+          source.fill(left, static_cast<char*>(scratch.get()) + worker * scratch_bytes);
+          Kernel::template block<true>(left, &columns[c], n, out);
+        } else {
+          source.fill(group, left);
+          Kernel::block(left, &columns[c], n, out);
+        }
       }
       c = end;
     }
   });
 }
 
-// Few rows do not pay for making panels.
+// Few rows do not pay for making panels; but eight planes of each do.
 constexpr int64_t kAvx512DotRows = 12;
 constexpr int64_t kAvx2DotRows = 24;
 
-template <class Source, class Out>
+template <bool kPlanes = false, class Source, class Out>
 void multiply(xla::ffi::ThreadPool& pool, int64_t rows, const Weights& weights,
               const Source& source, const Out& out) {
   if (rows == 0 || weights.n == 0) return;
   switch (active_isa()) {
 #if BINJAX_X86
     case Isa::kAvx512:
-      if (rows <= kAvx512DotRows && source.segments() == 1) {
-        return run<avx512::DotKernel>(pool, rows, weights, source, out);
+      if constexpr (!kPlanes) {
+        if (rows <= kAvx512DotRows && source.segments() == 1) {
+          return run<false, avx512::DotKernel>(pool, rows, weights, source, out);
+        }
       }
-      return run<avx512::PanelKernel>(pool, rows, weights, source, out);
+      return run<kPlanes, avx512::PanelKernel>(pool, rows, weights, source, out);
     case Isa::kAvx2:
-      if (rows <= kAvx2DotRows) {
-        return run<scalar::PopcntKernel>(pool, rows, weights, source, out);
+      if (!kPlanes && rows <= kAvx2DotRows) {
+        return run<kPlanes, scalar::PopcntKernel>(pool, rows, weights, source, out);
       }
-      return run<avx2::PanelKernel>(pool, rows, weights, source, out);
-    case Isa::kPopcnt: return run<scalar::PopcntKernel>(pool, rows, weights, source, out);
+      return run<kPlanes, avx2::PanelKernel>(pool, rows, weights, source, out);
+    case Isa::kPopcnt: return run<kPlanes, scalar::PopcntKernel>(pool, rows, weights, source, out);
 #endif
 #if BINJAX_NEON
-    case Isa::kNeon: return run<neon::PanelKernel>(pool, rows, weights, source, out);
+    case Isa::kNeon: return run<kPlanes, neon::PanelKernel>(pool, rows, weights, source, out);
 #endif
-    default: return run<scalar::Kernel>(pool, rows, weights, source, out);
+    default: return run<kPlanes, scalar::Kernel>(pool, rows, weights, source, out);
   }
 }
 

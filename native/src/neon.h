@@ -10,7 +10,7 @@ namespace neon {
 
 constexpr int kFlushWords = 31;  // 31 words add at most 248 to a byte
 
-template <int kRows>
+template <bool kPlanes, int kRows>
 BINJAX_INLINE void tile(const Left& left, int r, const uint32_t* panel, int32_t (*count)[kPanel]) {
   for (int group = 0; group < kPanel; group += 4) {
     uint32x4_t total[kRows];
@@ -24,6 +24,14 @@ BINJAX_INLINE void tile(const Left& left, int r, const uint32_t* panel, int32_t 
     for (int s = 0; s < left.segments; ++s) {
       const uint32_t* a[kRows];
       for (int i = 0; i < kRows; ++i) a[i] = left.row[r + i] + left.segment[s];
+      if constexpr (kPlanes) {
+        b = panel + group;
+        room = kFlushWords;
+        for (int i = 0; i < kRows; ++i) {
+          total[i] = vshlq_n_u32(vpadalq_u16(total[i], vpaddlq_u8(bytes[i])), 1);
+          bytes[i] = vdupq_n_u8(0);
+        }
+      }
       for (int64_t w = 0; w < left.words; ++w, b += kPanel) {
         const uint32x4_t right = vld1q_u32(b);
         for (int i = 0; i < kRows; ++i) {
@@ -46,10 +54,10 @@ BINJAX_INLINE void tile(const Left& left, int r, const uint32_t* panel, int32_t 
   }
 }
 
-template <int kRows, class Out>
+template <bool kPlanes, int kRows, class Out>
 BINJAX_INLINE void rows(const Left& left, int r, const Columns& c, const Out& out) {
   int32_t count[kRows][kPanel];
-  tile<kRows>(left, r, static_cast<const uint32_t*>(c.panel), count);
+  tile<kPlanes, kRows>(left, r, static_cast<const uint32_t*>(c.panel), count);
   for (int i = 0; i < kRows; ++i) {
     to_dots(left, r + i, c, count[i]);
     out.put(left.first + r + i, c, count[i]);
@@ -67,12 +75,12 @@ struct PanelKernel {
     }
   }
 
-  template <class Out>
+  template <bool kPlanes = false, class Out>
   static void block(const Left& left, const Columns* columns, int n, const Out& out) {
     for (int i = 0; i < n; ++i) {
       int r = 0;
-      for (; r + 4 <= left.rows; r += 4) rows<4>(left, r, columns[i], out);
-      for (; r < left.rows; ++r) rows<1>(left, r, columns[i], out);
+      for (; r + 4 <= left.rows; r += 4) rows<kPlanes, 4>(left, r, columns[i], out);
+      for (; r < left.rows; ++r) rows<kPlanes, 1>(left, r, columns[i], out);
     }
   }
 };

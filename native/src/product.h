@@ -18,7 +18,8 @@ constexpr int kRowBlock = 64;  // rows that stay in the nearest cache while pane
 // Left operand, up to kRowBlock rows: row r, word w of segment s is at row[r][segment[s] + w]. A
 // matrix has one segment; a convolution reads every tap of the padded image in place. base[r]
 // points to the bases of row r: one number for all columns (base_step 0) or one for each (base_step
-// 1).
+// 1). Kernels with kPlanes take the segments as the bit planes of integers, highest first: each
+// meets the same weights and counts twice as much as the next.
 struct Left {
   const uint32_t* row[kRowBlock];
   const int32_t* base[kRowBlock];
@@ -111,6 +112,39 @@ struct AffineOut {
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_maskz_loadu_ps(mask, scale + n),
                         _mm512_maskz_loadu_ps(mask, bias + n));
     _mm512_mask_storeu_ps(out + r * stride + n, mask, y);
+  }
+#endif
+};
+
+// dot * scale: the integer rounded to float, then the product rounded.
+struct ScaledOut {
+  using Element = float;
+  float* out;
+  int64_t stride;
+  float scale;
+
+  BINJAX_INLINE void put(int64_t r, const Columns& c, const int32_t* dots) const {
+    float* to = out + r * stride + c.first;
+    for (int j = 0; j < c.count; ++j) to[j] = static_cast<float>(dots[j]) * scale;
+  }
+#if BINJAX_X86
+  BINJAX_AVX2 BINJAX_INLINE void put256(int64_t r, const Columns& c, const int32_t* dots) const {
+    put(r, c, dots);
+  }
+  BINJAX_AVX512 BINJAX_INLINE void put512(int64_t r, const Columns& c, __m512i low,
+                                          __m512i high) const {
+    float* to = out + r * stride + c.first;
+    const __m512 x = _mm512_set1_ps(scale);
+    const __m512 y_low = _mm512_mul_ps(_mm512_cvtepi32_ps(low), x);
+    const __m512 y_high = _mm512_mul_ps(_mm512_cvtepi32_ps(high), x);
+    if (c.count == kPanel) {
+      _mm512_storeu_ps(to, y_low);
+      _mm512_storeu_ps(to + 16, y_high);
+    } else {
+      const uint32_t mask = c.mask();
+      _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), y_low);
+      _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(mask >> 16), y_high);
+    }
   }
 #endif
 };

@@ -27,9 +27,9 @@ BINJAX_INLINE void accumulate(const uint32_t* a, const uint32_t* const* b, int64
   }
 }
 
-template <class Out>
+template <bool kPlanes, class Out>
 BINJAX_INLINE void block(const Left& left, const Columns& c, const Out& out) {
-  const int64_t words = left.words * left.segments;
+  const int64_t words = left.words * (kPlanes ? 1 : left.segments);
   for (int r = 0; r < left.rows; ++r) {
     int32_t count[kPanel] = {};
     for (int j = 0; j < c.count; j += 4) {
@@ -37,7 +37,8 @@ BINJAX_INLINE void block(const Left& left, const Columns& c, const Out& out) {
       for (int s = 0; s < left.segments; ++s) {
         const uint32_t* b[4];
         for (int q = 0; q < 4; ++q) {
-          b[q] = c.rows + (j + q < c.count ? j + q : j) * words + s * left.words;
+          b[q] = c.rows + (j + q < c.count ? j + q : j) * words + (kPlanes ? 0 : s * left.words);
+          if constexpr (kPlanes) sum[q] *= 2;
         }
         accumulate(left.row[r] + left.segment[s], b, left.words, sum);
       }
@@ -52,9 +53,9 @@ struct Kernel {
   static constexpr int kPanelBytes = 0;
   static void make_panel(const uint32_t*, int64_t, int, void*) {}
 
-  template <class Out>
+  template <bool kPlanes = false, class Out>
   static void block(const Left& left, const Columns* columns, int n, const Out& out) {
-    for (int i = 0; i < n; ++i) scalar::block(left, columns[i], out);
+    for (int i = 0; i < n; ++i) scalar::block<kPlanes>(left, columns[i], out);
   }
 };
 
@@ -63,9 +64,9 @@ struct PopcntKernel {
   static constexpr int kPanelBytes = 0;
   static void make_panel(const uint32_t*, int64_t, int, void*) {}
 
-  template <class Out>
+  template <bool kPlanes = false, class Out>
   BINJAX_POPCNT static void block(const Left& left, const Columns* columns, int n, const Out& out) {
-    for (int i = 0; i < n; ++i) scalar::block(left, columns[i], out);
+    for (int i = 0; i < n; ++i) scalar::block<kPlanes>(left, columns[i], out);
   }
 };
 #endif
