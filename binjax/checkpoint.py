@@ -280,16 +280,25 @@ def _orbax_save(folder: Path, tree: dict[str, np.ndarray]) -> None:
     # Orbax warns that there is nothing to merge when one process writes, and logs what it raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Weights do not compress, and trying costs as much as all the rest.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _checkpointer(use_compression=False) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
 
 
 def _orbax_restore(folder: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         metadata = checkpointer.metadata(folder.absolute()).item_metadata
         kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in metadata}
         args = ocp.args.PyTreeRestore(restore_args=kinds)
         return dict(checkpointer.restore(folder.absolute(), args=args))
+
+
+def _checkpointer(**options: Any) -> Any:
+    """Of this process: orbax shall not wait for others."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, str(me))
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -18,6 +18,9 @@ seed = 0
 epochs = 20
 batch_size = 100
 loss = "squared_hinge"
+backend = "auto"
+memory = "full"
+dtype = "float32"
 
 [data]
 name = "fashion-mnist-12k"
@@ -28,6 +31,7 @@ random_flip = false
 kind = "unit"
 
 [model]
+first_layer = "auto"
 input_quantizer = "ste_sign"
 kernel_quantizer = "ste_sign"
 use_bias = false
@@ -60,6 +64,9 @@ end = 1e-05
 every_epochs = 1
 every_steps = 0
 keep = 2
+
+[parallel]
+timeout = 300
 """
 
 

@@ -17,6 +17,7 @@ from binjax.layers import (
     ShiftBatchNorm,
 )
 from binjax.models import MODELS
+from binjax.models.options import Compute
 from binjax.ste import Stochastic, declare, ste_sign
 from binjax.summary import summarize, table
 
@@ -137,13 +138,17 @@ def test_json(larq):
 
 
 def test_table():
-    found = of_model("mlp", (2, 2, 1), widths=(16,), use_bias=False)
+    options = {"widths": (16,), "use_bias": False, "input_dropout": 0.0, "hidden_dropout": 0.0}
+    found = of_model("mlp", (2, 2, 1), **options, pixels=True, compute=Compute("xla"))
     assert table(found) == (
-        "layer   kind         output  in/kernel bits  1-bit x 1  32-bit x 1   KiB  MACs\n"
-        "------------------------------------------------------------------------------\n"
-        "dense1  BinaryDense  16                32/1         64           0  0.01    64\n"
+        "layer   kind         output  in/kernel bits  1-bit x 1  32-bit x 1   KiB  MACs  "
+        "product in training\n"
+        "---------------------------------------------------------------------------------------"
+        "------------\n"
+        "dense1  BinaryDense  16                32/1         64           0  0.01    64  "
+        "8-bit pixels, xla\n"
         "norm1   BatchNorm    16                   -          0          32  0.12     0\n"
-        "dense2  BinaryDense  10                 1/1        160           0  0.02   160\n"
+        "dense2  BinaryDense  10                 1/1        160           0  0.02   160  xla\n"
         "norm2   BatchNorm    10                   -          0          20  0.08     0\n"
         "\n"
         "parameters            276 (224 of 1 bit, 52 of 32)\n"

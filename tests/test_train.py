@@ -465,18 +465,26 @@ def test_a_run_stops_and_goes_on(tmp_path, plain, monkeypatch):
     """It names step and layer, keeps the good checkpoint, and goes on from there."""
     path, root = write_config(tmp_path, PLAIN), tmp_path / "run"
     with monkeypatch.context() as patch:
-        bad = (STEPS_PER_EPOCH + 2, ("params", "dense2", "kernel"))
+        bad = (STEPS_PER_EPOCH + 2, ("params", "norm2", "scale"))
         patch.setattr(loop, "make_task", lambda *a: poison(tasks.make_task(*a), *bad))
         with pytest.raises(train.Diverged) as caught:
             fit(path, root)
     message = str(caught.value)
     assert "\n" not in message
-    assert f"step {STEPS_PER_EPOCH + 2}: dense2/kernel is not finite" in message
+    assert f"step {STEPS_PER_EPOCH + 2}: norm2/scale is not finite" in message
     assert f"the last good checkpoint is step {STEPS_PER_EPOCH}" in message
     assert checkpoint.steps(root / "checkpoints") == [STEPS_PER_EPOCH]
     assert metrics_lines(root) == metrics_lines(plain[1])[:1]
     fit(path, root)
     assert metrics_lines(root) == metrics_lines(plain[1])
+
+
+def test_a_latent_weight_that_is_not_a_number_is_found_at_the_next_epoch(tmp_path, monkeypatch):
+    """Its sign is what a step multiplies, so steps go on with it."""
+    bad = (2, ("params", "dense2", "kernel"))
+    monkeypatch.setattr(loop, "make_task", lambda *a: poison(tasks.make_task(*a), *bad))
+    with pytest.raises(train.Diverged, match="dense2/kernel is not finite"):
+        fit(write_config(tmp_path, PLAIN), tmp_path / "run")
 
 
 def test_an_output_that_is_not_finite_is_named(tmp_path):

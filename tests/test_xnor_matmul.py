@@ -216,7 +216,7 @@ def test_gradients_under_vmap_scan_and_checkpoint():
     singly = [gradient(x, w) for x in xs]
     together = jax.vmap(gradient, (0, None))(xs, w)
     for i in range(3):
-        np.testing.assert_array_equal(together[0][i], singly[i][0])
+        np.testing.assert_allclose(together[0][i], singly[i][0], rtol=1e-6, atol=1e-5)
         np.testing.assert_allclose(together[1][i], singly[i][1], rtol=1e-6, atol=1e-5)
 
     def chain(step, w):

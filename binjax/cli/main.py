@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import binjax
 from binjax.cli.bench import add_bench, run_bench
+from binjax.cli.launch import add_launch, run_launch
 from binjax.config import ConfigError
 
 _OVERRIDES = (
@@ -26,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     asks = {"-h", "--help"} & set(words[2:])
     if words[:1] == ["train"] and asks and not words[1].startswith("-"):
-        return _guarded(lambda: _list_keys(words[1]))
-    return _guarded(lambda: _run(words))
+        return guarded(lambda: _list_keys(words[1]))
+    return guarded(lambda: _run(words))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +59,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--fast", action="store_true", help="smoke run: one epoch of eight batches")
     train.add_argument("--quiet", action="store_true", help="print the final result only")
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, as SLURM, MPI, Kubernetes or `binjax launch` start them",
+    )
 
     evaluate = commands.add_parser("eval", help="accuracy of a run on the test set")
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
@@ -79,24 +85,30 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("name", metavar="NAME")
         command.add_argument("--dir", metavar="DIR", help="default: BINJAX_DATA_DIR or the cache")
     add_bench(commands)
+    add_launch(commands)
     return parser
 
 
 def _run(words: Sequence[str]) -> int:
     parser = make_parser()
+    if words[:1] == ["launch"] and "--" in words:
+        at = words.index("--")
+        return run_launch(parser.parse_args(words[:at]), words[at + 1 :])
     args, rest = parser.parse_known_args(words)
     if rest and args.command != "train":
         parser.error(f"unexpected argument {rest[0]!r}")
     if args.command == "train":
         from binjax.cli.train import run_train
 
-        return run_train(args, rest, ["binjax", *words])
+        return run_train(args, rest, ["binjax", *words], guarded)
     if args.command == "data":
         from binjax.cli.data import run_data
 
         return run_data(args)
     if args.command == "bench":
         return run_bench(args)
+    if args.command == "launch":
+        return run_launch(args, [])
     from binjax.cli.inspect import run_eval, run_summary
 
     return run_eval(args) if args.command == "eval" else run_summary(args)
@@ -117,8 +129,8 @@ def _list_keys(path: str) -> int:
     return 0
 
 
-def _guarded(run: Callable[[], int]) -> int:
-    """Turn what a user can mend into one line on stderr."""
+def guarded(run: Callable[[], int]) -> int:
+    """Turn what a user can mend into one line on stderr, and an exit status."""
     try:
         return run()
     except ValueError as error:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from binjax import config as configs
+from binjax.cli import launch
 from binjax.config import Config
 
+Guard = Callable[[Callable[[], int]], int]
 
-def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence[str]) -> int:
-    """Train; print progress and, last, the test accuracy."""
+
+def run_train(
+    args: argparse.Namespace, overrides: Sequence[str], argv: Sequence[str], guard: Guard
+) -> int:
+    """Train; print progress and, last, the test accuracy.
+
+    ``guard`` calls a function and turns users' mistakes into a line on stderr and a status.
+    """
     config = configs.load(args.config, overrides)
     if args.fast:
         config = configs.fast(config)
@@ -22,6 +33,13 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
         where = {"dir": str(Path(config.data.dir).expanduser().absolute())}
         config = config.model_copy(update={"data": config.data.model_copy(update=where)})
 
+    if not args.distributed:
+        return _train(args, config, argv)
+    launch.join(config.parallel.timeout)
+    return _leave_on_error(lambda: _train(args, config, argv), guard)
+
+
+def _train(args: argparse.Namespace, config: Config, argv: Sequence[str]) -> int:
     from binjax import train
     from binjax.cli.progress import make_reporter
 
@@ -32,14 +50,52 @@ def run_train(args: argparse.Namespace, overrides: Sequence[str], argv: Sequence
         with reporter:
             line = train.fit(config, folder, reporter, resume=resume, argv=argv)
     except train.Interrupted as stopped:
-        print(f"binjax: {stopped}", file=sys.stderr)
+        if launch.leads(args.distributed):
+            command = launch.command(stopped.words, args.distributed)
+            print(f"binjax: stopped; go on with: {shlex.join(command)}", file=sys.stderr)
         return 130
+    if not launch.leads(args.distributed):
+        return 0
     print(_result(config, line))
     from binjax.cli.plot import plot_curves
 
     figure = plot_curves(folder.lines(), folder.root / "curves.png")
     print(f"run folder: {folder.root}" + (f", curves: {figure}" if figure else ""))
     return 0
+
+
+def _leave_on_error(train: Callable[[], int], guard: Guard) -> int:
+    """Train; after an error, leave at once.
+
+    The others wait for this process in the middle of a step. JAX's way of leaving would wait for
+    them to leave as well.
+    """
+    import jax
+
+    done = False
+
+    def run() -> int:
+        nonlocal done
+        status = train()
+        done = True
+        return status
+
+    try:
+        status = guard(run)
+    except BaseException as error:
+        status = 1
+        if launch.is_lost_process(error):
+            who = f"process {jax.process_index()} of {jax.process_count()}"
+            why = str(error).strip().split("\n")[0]
+            status = launch.LOST
+            print(f"binjax: {who}: another process has ended: {why}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    if not done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _choose_folder(args: argparse.Namespace) -> Path:

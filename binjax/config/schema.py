@@ -89,7 +89,13 @@ class ShiftNorm(Section):
 Norm = Annotated[BatchNorm | ShiftNorm, Field(discriminator="kind")]
 
 
-class _BinaryNet(Section):
+class _Net(Section):
+    first_layer: Literal["auto", "float", "pixels"] = "auto"
+    """pixels: 8-bit images times ±1 weights on packed kernels, exactly; needs data.scaling.kind =
+    "unit" and no input dropout. auto: that where it is possible, else float"""
+
+
+class _BinaryNet(_Net):
     norm: Norm = BatchNorm()
     input_quantizer: Quantizer = "ste_sign"
     """binarizes activations; stochastic_sign draws in training only"""
@@ -129,7 +135,7 @@ class SvhnConvNet(_BinaryNet):
     """of the dense layers before the last"""
 
 
-class LarqCifar10(Section):
+class LarqCifar10(_Net):
     """The CIFAR-10 network of Larq's tutorial."""
 
     kind: Literal["larq_cifar10"] = "larq_cifar10"
@@ -227,6 +233,15 @@ class Checkpoint(Section):
     """how many of the latest are kept"""
 
 
+class Parallel(Section):
+    """Over which devices training is split. ``batch_size`` is that of all of them together."""
+
+    devices: NonNegative | None = None
+    """how many devices a batch is split over; 0 = all; default one, under --distributed all"""
+    timeout: Positive = 300
+    """seconds that the processes of --distributed wait for one another at the start"""
+
+
 Backend = Literal["auto", "float", "xla", "native", "triton"]
 Memory = Literal["full", "int16", "lean"]
 
@@ -243,6 +258,7 @@ class Config(Section):
     model: Model = MLP()
     optimizer: Optimizer = Adam()
     checkpoint: Checkpoint = Checkpoint()
+    parallel: Parallel = Parallel()
     backend: Backend = "auto"
     """who multiplies ±1 by ±1: packed kernels of a kind, the best of them (auto), or floats"""
     memory: Memory = "full"

@@ -99,8 +99,10 @@ class Sequential(nnx.Module):
             return y, moved
 
         rest = (bias, [p for _, p, _ in parts], [s for _, _, s in parts], keys)
-        keep: Keep = "int16" if self.memory == "int16" else "lean"
+        # Sums of pixels are not kept: they are quickly made again, and too large for 16 bits.
+        keep: Keep = "int16" if self.memory == "int16" and not first.pixels else "lean"
         assert factors.product is not None
+        y: jax.Array
         y, moved = multiply_then(factors.product, run, keep, factors.x, factors.kernel, rest)
         for module, new in zip(tail, moved, strict=True):
             nnx.update(module, new)
@@ -112,8 +114,9 @@ def _is_packed(layer: nnx.Module, train: bool) -> bool:
 
 
 def _check_sums(name: str, layer: nnx.Module, memory: str) -> None:
-    packed = _is_packed(layer, train=True)
-    if memory == "int16" and packed and layer.elements > 32767:
+    if memory != "int16" or not isinstance(layer, BinaryLayer) or layer.pixels:
+        return
+    if layer.floats_because(train=True) is None and layer.elements > 32767:
         raise ValueError(
             f'{name} sums {layer.elements} products, memory = "int16" holds up to 32767; '
             'take "full" or "lean"'

@@ -18,9 +18,13 @@ from binjax.train.task import Task, load_data, make_task
 
 def evaluate_split(task: Task, params: Any, stats: Any, split: Split) -> dict[str, float]:
     """``{"loss", "accuracy"}`` over all examples of a non-empty split."""
-    totals = Totals.zero()
+    placement = task.placement
+    totals = placement.replicate(Totals.zero())
     for images, labels, valid in eval_batches(split, task.batch_size):
-        totals = task.evaluate(params, stats, totals, images, labels, valid)
+        rows, classes = placement.split(images, labels)
+        totals = task.evaluate(params, stats, totals, rows, classes, valid)
+        if placement.blocks:
+            jax.block_until_ready(totals)
     return summarize_totals(totals)
 
 
@@ -33,7 +37,7 @@ def summarize_totals(totals: Totals) -> dict[str, float]:
 def evaluate_run(
     config: Config, folder: RunFolder, warn: Callable[[str], None], *, last: bool = False
 ) -> dict[str, Any]:
-    """Test a run's best epoch (by validation accuracy), or its last checkpoint.
+    """Test a run's best epoch (by validation accuracy), or its last checkpoint; on one device.
 
     Args:
         config: of the run.

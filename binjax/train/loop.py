@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from binjax import checkpoint, data
@@ -17,7 +16,8 @@ from binjax.config import Config
 from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
-from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, stop_signals
+from binjax.train.parallel import Agreement, make_placement
+from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, Silent, stop_signals
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
 from binjax.train.task import Task, load_data, make_task
@@ -34,6 +34,10 @@ def fit(
     argv: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train to the last epoch, evaluate the best epoch's model on the test set.
+
+    Where ``jax.distributed`` is initialized, all processes call this alike. Then process 0 alone
+    uses the folder and the reporter; an error in one ends the others only when they next exchange
+    something, so leave them without JAX's orderly shutdown, which would wait for them.
 
     Args:
         config: what to train.
@@ -52,35 +56,53 @@ def fit(
         Interrupted: a signal asked to stop.
     """
     dataset = load_data(config)
-    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
+    placement = make_placement(config)
+    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train), placement)
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
-    run = Run(task, dataset, folder, reporter, writer)
+    run = Run(task, dataset, folder, reporter if placement.lead else Silent(), writer)
     run.progress.data = dataset.fingerprint()
+    placement.check_same("settings", config.model_dump(exclude={"data": {"dir"}}))
+    placement.check_same("images", run.progress.data)
+    with ExitStack() as held:
+        stop = Agreement(placement, held.enter_context(stop_signals()))
+        state = _begin(run, resume, argv, held)
+        run.reporter.start(config, run.step, task.steps_per_epoch)
+        while run.progress.epoch < config.epochs:
+            state = _epoch(run, state, stop)
+        return _finish(run, state)
+
+
+def _begin(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> TrainState:
+    placement = run.task.placement
+    like = jax.eval_shape(run.task.init)
+
+    def work() -> tuple[dict[str, Any], Any]:
+        state = _open(run, resume, argv, held)
+        return run.progress.as_meta(), state
+
+    progress, state = placement.lead_does(work, like)
+    run.progress = Progress(**progress)
+    placed: TrainState = placement.replicate(state)
+    return placed
+
+
+def _open(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Any:
+    """The run folder made, or found and locked while ``held``; the state, not placed yet."""
+    config, folder, n_devices = run.task.config, run.folder, run.task.placement.n_devices
     resuming = resume and folder.exists()
     if resuming:
         folder.check_same(config)
     else:
         folder.check_free()
     folder.make()
-    with folder.locked(), stop_signals() as stop:
-        try:
-            state = _begin(run, resuming, argv)
-            reporter.start(config, run.step, task.steps_per_epoch)
-            while run.progress.epoch < config.epochs:
-                state = _epoch(run, state, stop)
-            return _finish(run, state)
-        finally:
-            writer.wait()
-
-
-def _begin(run: Run, resuming: bool, argv: Sequence[str]) -> TrainState:
-    config, folder = run.task.config, run.folder
+    held.enter_context(folder.locked())
+    held.callback(run.writer.wait)
     if not resuming:
-        folder.create(config, argv, _summary(run.task, run.dataset))
+        folder.create(config, argv, _summary(run.task, run.dataset), n_devices)
         return run.task.init()
     state = _restore(run)
     folder.note(config)
-    for changed in folder.note_start(config, argv):
+    for changed in folder.note_start(config, argv, n_devices):
         run.reporter.warn(f"{folder.root}: {changed} changed since the start; bits may differ")
     return state
 
@@ -91,7 +113,7 @@ def _summary(task: Task, dataset: data.Dataset) -> str:
     return table(summarize(model, dataset.image_shape)) + "\n"
 
 
-def _restore(run: Run) -> TrainState:
+def _restore(run: Run) -> Any:
     like = jax.eval_shape(run.task.init)
     restored, problems = checkpoint.restore_latest(run.folder.checkpoints, like)
     for problem in problems:
@@ -112,11 +134,10 @@ def _restore(run: Run) -> TrainState:
         )
     checkpoint.set_aside(run.folder.checkpoints, restored.step)
     run.folder.rewind(restored.step)
-    state: TrainState = jax.tree.map(jnp.asarray, restored.tree)
-    return state
+    return restored.tree
 
 
-def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
+def _epoch(run: Run, state: TrainState, stop: Agreement) -> TrainState:
     task, progress, options = run.task, run.progress, run.task.config.checkpoint
     run.clock = time.perf_counter()
     if progress.batch == 0:
@@ -126,8 +147,11 @@ def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
         run.dataset.train, task.batch_size, task.config.seed, progress.epoch, progress.batch
     )
     polled, waiting = run.clock, None
-    for images, labels in batches:
-        state, metrics = task.step(state, images, labels)
+    placement = task.placement
+    for batch in batches:
+        state, metrics = task.step(state, *placement.split(*batch))
+        if placement.blocks:
+            jax.block_until_ready(metrics)
         progress.batch += 1
         now = time.perf_counter()
         if now - polled > _POLL_SECONDS:
@@ -135,7 +159,7 @@ def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
                 _report(run, state, waiting)
             polled, waiting = now, metrics
         at_end = progress.batch == task.steps_per_epoch
-        if stop.is_set() and not at_end:
+        if not at_end and stop.reached():
             _save_and_stop(run, state)
         if options.every_steps and progress.batch % options.every_steps == 0 and not at_end:
             _check_finite(run, state)
@@ -144,13 +168,14 @@ def _epoch(run: Run, state: TrainState, stop: threading.Event) -> TrainState:
     _check_finite(run, state)
     run.count_time()
     _end_epoch(run, state)
-    if stop.is_set() and progress.epoch < task.config.epochs:
+    if progress.epoch < task.config.epochs and stop.reached():
         _save_and_stop(run, state)
     return state
 
 
 def _report(run: Run, state: TrainState, metrics: dict[str, jax.Array]) -> None:
-    if int(metrics["failed_step"]) >= 0:
+    # When this is called depends on a clock: several processes find out at the epoch's end.
+    if run.task.placement.processes == 1 and int(metrics["failed_step"]) >= 0:
         _check_finite(run, state)
     numbers = {name: float(metrics[name]) for name in ("loss", "accuracy")}
     run.reporter.progress(run.progress.epoch + 1, run.progress.batch, numbers)
@@ -183,7 +208,7 @@ def _end_epoch(run: Run, state: TrainState) -> None:
         "images_per_second": round(images_per_second, 1),
         "seconds": round(progress.seconds, 3),
     }
-    run.folder.append(line)
+    run.record(line)
     run.reporter.evaluated(line)
     due = progress.epoch % task.config.checkpoint.every_epochs == 0
     if due or better or progress.epoch == task.config.epochs:
@@ -193,7 +218,8 @@ def _end_epoch(run: Run, state: TrainState) -> None:
 def _telemetry(run: Run, state: TrainState) -> dict[str, dict[str, float]]:
     some = run.dataset.validation if len(run.dataset.validation) else run.dataset.train
     images, _, valid = next(data.eval_batches(some, run.task.batch_size))
-    found = jax.device_get(run.task.telemetry(state, images[:valid]))
+    (some_images,) = run.task.placement.split(images[:valid])
+    found = jax.device_get(run.task.telemetry(state, some_images))
     return {
         layer: {name: round(float(value), 6) for name, value in values.items()}
         for layer, values in found.items()
@@ -210,7 +236,7 @@ def _check_finite(run: Run, state: TrainState) -> None:
             run.dataset.train, run.task.batch_size, run.task.config.seed, epoch, batch
         )
     )
-    why = find_bad_layer(run.task, state, images, labels)
+    why = find_bad_layer(run.task, run.task.placement.local(state), images, labels)
     run.writer.wait()
     good = checkpoint.steps(run.folder.checkpoints)
     last = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
@@ -233,12 +259,8 @@ def _finish(run: Run, state: TrainState) -> dict[str, Any]:
     progress, task = run.progress, run.task
     epoch, tested = progress.epoch, state
     if progress.best_step not in (None, run.step):
-        try:
-            folder = run.folder.checkpoints
-            tested = checkpoint.restore(folder, progress.best_step or 0, state).tree
-            epoch = progress.best_epoch or 0
-        except CheckpointError as error:
-            run.reporter.warn(f"{error}; the last epoch is tested, not the best")
+        best, found = task.placement.lead_does(lambda: _best(run, state), state)
+        epoch, tested = best["epoch"], task.placement.replicate(found)
     test = evaluate_split(task, tested.params, tested.stats, run.dataset.test)
     line = {
         "epoch": progress.epoch,
@@ -251,5 +273,15 @@ def _finish(run: Run, state: TrainState) -> dict[str, Any]:
     }
     if progress.best_accuracy is not None:
         line["validation_accuracy"] = progress.best_accuracy
-    run.folder.append(line)
+    run.record(line)
     return line
+
+
+def _best(run: Run, state: TrainState) -> tuple[dict[str, Any], Any]:
+    progress = run.progress
+    try:
+        found = checkpoint.restore(run.folder.checkpoints, progress.best_step or 0, state)
+    except CheckpointError as error:
+        run.reporter.warn(f"{error}; the last epoch is tested, not the best")
+        return {"epoch": progress.epoch}, run.task.placement.local(state)
+    return {"epoch": progress.best_epoch}, found.tree

@@ -37,12 +37,32 @@ class Reporter(Protocol):
         """An epoch's line of metrics.jsonl."""
 
 
+class Silent:
+    """The reporter of processes that another one leads."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
+
+    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
+        """Nothing."""
+
+    def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state.
+
+    Attributes:
+        words: the command that goes on, for one process.
+    """
 
     def __init__(self, folder: RunFolder):
-        command = shlex.join(["binjax", "train", str(folder.config), "--out", str(folder.root)])
-        super().__init__(f"stopped; go on with: {command}")
+        self.words = ["binjax", "train", str(folder.config), "--out", str(folder.root)]
+        super().__init__(f"stopped; go on with: {shlex.join(self.words)}")
 
 
 class Diverged(RunError):
@@ -91,9 +111,16 @@ class Run:
         self.progress.epoch_seconds += now - self.clock
         self.clock = now
 
+    def record(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl; process 0 does."""
+        if self.task.placement.lead:
+            self.folder.append(line)
+
     def save(self, state: TrainState) -> None:
-        """Checkpoint a copy of the state; the writing goes on in a thread."""
-        copied = _copy(state)
+        """Checkpoint a copy of the state; the writing goes on in a thread. Process 0 does."""
+        if not self.task.placement.lead:
+            return
+        copied = _copy(self.task.placement.local(state))
         self.writer.submit(self.step, copied, self.progress.as_meta(), self.progress.best_step)
 
 

@@ -17,7 +17,7 @@ from binjax import checkpoint
 from binjax import config as configs
 from binjax.config import Config
 
-_DECISIVE = ("python", "versions", "device", "cores")
+_DECISIVE = ("python", "versions", "device", "devices", "cores")
 _PACKAGES = ("binjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -83,13 +83,13 @@ class RunFolder:
                 "give --out another folder"
             )
 
-    def create(self, config: Config, argv: Sequence[str], summary: str) -> None:
+    def create(self, config: Config, argv: Sequence[str], summary: str, n_devices: int = 1) -> None:
         """Write summary.txt, environment.json and, last, config.toml.
 
         Raises:
             RunError: they cannot be written.
         """
-        environment = json.dumps(describe_environment(config, argv), indent=1)
+        environment = json.dumps(describe_environment(config, argv, n_devices), indent=1)
         write_atomic(self.root / "summary.txt", summary)
         write_atomic(self.root / "environment.json", environment + "\n")
         write_atomic(self.config, configs.dump(config))
@@ -97,14 +97,14 @@ class RunFolder:
     def check_same(self, config: Config) -> None:
         """Refuse to go on with a run under other settings.
 
-        Where things are, how often the run is saved and, unless the learning rate depends on it,
-        how long it trains may change.
+        Where things are, how often the run is saved, over which devices it is split and, unless
+        the learning rate depends on it, how long it trains may change.
 
         Raises:
             RunError: other settings differ.
             binjax.config.ConfigError: the run's config.toml cannot be read.
         """
-        may_change = ["data.dir", "checkpoint"]
+        may_change = ["data.dir", "checkpoint", "parallel"]
         if config.optimizer.schedule.kind not in ("exponential", "cosine"):
             may_change.append("epochs")
         keys = configs.differences(configs.load(self.config), config, ignore=may_change)
@@ -161,7 +161,7 @@ class RunFolder:
             write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
-    def note_start(self, config: Config, argv: Sequence[str]) -> list[str]:
+    def note_start(self, config: Config, argv: Sequence[str], n_devices: int = 1) -> list[str]:
         """Add to environment.json that the run goes on, and where.
 
         Returns:
@@ -172,7 +172,8 @@ class RunFolder:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             record = {}
-        now = describe_environment(config, argv)
+        record.setdefault("devices", 1)
+        now = describe_environment(config, argv, n_devices)
         changed = [k for k in _DECISIVE if record.get(k) != now[k]]
         record.setdefault("resumed", []).append(now)
         write_atomic(path, json.dumps(record, indent=1) + "\n")
@@ -199,8 +200,11 @@ class RunFolder:
             yield
 
 
-def describe_environment(config: Config, argv: Sequence[str]) -> dict[str, Any]:
-    """argv, seed, versions, git commit, device: what is needed to repeat a run."""
+def describe_environment(config: Config, argv: Sequence[str], n_devices: int = 1) -> dict[str, Any]:
+    """argv, seed, versions, git commit, device: what is needed to repeat a run.
+
+    ``device`` is what the machine has, ``devices`` over how many of them batches are split.
+    """
     import jax
 
     device = jax.devices()[0]
@@ -214,6 +218,8 @@ def describe_environment(config: Config, argv: Sequence[str]) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
+        "devices": n_devices,
+        "processes": jax.process_count(),
     }
 
 

@@ -118,11 +118,17 @@ def make_evaluate(graphdef: nnx.GraphDef[Any], loss: Loss, preprocess: Preproces
 
 
 def make_begin_epoch(mask: Any) -> Callable[[TrainState], TrainState]:
-    """``begin_epoch(state)``: totals to zero, the signs of the binary weights noted; donates."""
+    """``begin_epoch(state)``: totals to zero, the signs of the binary weights noted; donates.
+
+    Parameters are looked at here: a step would not notice a latent weight that is NaN, since it
+    multiplies its sign. Steps themselves never make one.
+    """
 
     def begin_epoch(state: TrainState) -> TrainState:
         signs = metrics.pack_signs(binary_weights(state.params, mask))
-        return state._replace(totals=Totals.zero(), epoch_signs=signs)
+        good = _all_finite(jnp.float32(0), state.params) | (state.failed_step >= 0)
+        failed_step = jnp.where(good, state.failed_step, state.step)
+        return state._replace(totals=Totals.zero(), epoch_signs=signs, failed_step=failed_step)
 
     return jax.jit(begin_epoch, donate_argnums=0)
 

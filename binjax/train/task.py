@@ -17,8 +17,10 @@ from binjax.data.augment import normalize, random_crop, random_flip, scale_to_un
 from binjax.layers import BinaryWeight, split
 from binjax.losses import LABEL_LOSSES
 from binjax.models import MODELS
+from binjax.models.options import Compute
 from binjax.optim import variable_mask
 from binjax.train.optimizer import make_optimizer, make_schedule
+from binjax.train.parallel import ALONE, Placement, make_placement
 from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
     Evaluate,
@@ -52,6 +54,7 @@ class Task:
     schedule: optax.Schedule
     steps_per_epoch: int
     batch_size: int
+    placement: Placement
 
 
 def make_model(
@@ -62,15 +65,44 @@ def make_model(
     Raises:
         ConfigError: the image size does not fit the model.
     """
-    options = config.model.model_dump(exclude={"kind"})
+    options = config.model.model_dump(exclude={"kind", "first_layer"})
+    pixels = takes_pixels(config)
+    compute = Compute(config.backend, config.memory, jnp.dtype(config.dtype))
     try:
-        return MODELS[config.model.kind](image_shape, n_classes, rngs=rngs, **options)
+        return MODELS[config.model.kind](
+            image_shape, n_classes, pixels=pixels, compute=compute, rngs=rngs, **options
+        )
     except ValueError as error:
         raise ConfigError(f"model.kind {config.model.kind}: {error}") from None
 
 
+def takes_pixels(config: Config) -> bool:
+    """Whether the config's network takes images as they are, uint8, and not scaled.
+
+    Raises:
+        ConfigError: its ``first_layer`` says so, but something else does not go with it.
+    """
+    model = config.model
+    if model.first_layer == "float":
+        return False
+    problem = None
+    if config.data.scaling.kind != "unit":
+        problem = 'data.scaling.kind = "unit" ([-1, 1])'
+    elif getattr(model, "input_dropout", 0):
+        problem = "model.input_dropout = 0"
+    elif getattr(model, "kernel_quantizer", "ste_sign") == "noop":
+        problem = "a model.kernel_quantizer that binarizes"
+    if problem is not None and model.first_layer == "pixels":
+        raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
+    return problem is None
+
+
 def make_task(
-    config: Config, image_shape: tuple[int, int, int], n_classes: int, n_train: int
+    config: Config,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    n_train: int,
+    placement: Placement = ALONE,
 ) -> Task:
     """Build the model's graph, the optimizer and the jitted functions; computes nothing.
 
@@ -89,6 +121,8 @@ def make_task(
         )
     steps_per_epoch = n_train // config.batch_size
     preprocess = make_preprocess(config.data.scaling, image_shape[-1])
+    if takes_pixels(config):
+        preprocess = _as_they_are
     loss = LABEL_LOSSES[config.loss]
 
     def build() -> nnx.Module:
@@ -128,6 +162,7 @@ def make_task(
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
+        placement=placement,
     )
 
 
@@ -141,9 +176,11 @@ def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]
 
     Returns:
         ``(state, step)``; ``state, metrics = step(state, images, labels)`` donates the state.
+        With several devices (``parallel.devices``) the state is on each of them, and ``step``
+        splits its numpy batch, which in every process is the whole one.
 
     Raises:
-        ConfigError: see :func:`make_task`.
+        ConfigError: see :func:`make_task` and :func:`binjax.train.parallel.make_placement`.
     """
     info = data.INFO.get(config.data.name)
     if info is None:
@@ -155,8 +192,15 @@ def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]
         validation = config.data.validation
         n_train = info.n_train - (info.default_validation if validation is None else validation)
         n_train = min(n_train, config.data.limit_train or n_train)
-    task = make_task(config, info.image_shape, info.n_classes, n_train)
-    return task.init(), task.step
+    placement = make_placement(config)
+    task = make_task(config, info.image_shape, info.n_classes, n_train, placement)
+    if placement.mesh is None:
+        return task.init(), task.step
+
+    def step(state: TrainState, images: Any, labels: Any) -> Any:
+        return task.step(state, *placement.split(images, labels))
+
+    return placement.replicate(task.init()), step
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -170,6 +214,10 @@ def load_data(config: Config) -> data.Dataset:
         limit_train=options.limit_train,
         limit_test=options.limit_test,
     )
+
+
+def _as_they_are(images: jax.Array) -> jax.Array:
+    return images
 
 
 def make_preprocess(

@@ -131,9 +131,9 @@ class Convolution(NamedTuple):
         signs_w, inside_w = pack_weights(taps, self.ste[1], self.backend)
         return Words(
             signs_x,
-            signs_w.reshape(n_out, high, wide, -1),
+            signs_w.reshape(n_out, high, wide, signs_w.shape[-1]),
             inside_x,
-            None if inside_w is None else inside_w.reshape(high, wide, n_in, -1),
+            None if inside_w is None else inside_w.reshape(high, wide, n_in, inside_w.shape[-1]),
         )
 
     def result(self, words: Words) -> jax.Array:
@@ -152,7 +152,8 @@ class Convolution(NamedTuple):
     def pullback(self, words: Words, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Gradients of images and kernels."""
         mask_x, mask_w = masks(words)
-        geometry, image, backend = self.geometry, words.x.shape[1:3], self.backend
+        geometry, backend = self.geometry, self.backend
+        image = (words.x.shape[1], words.x.shape[2])
         gx = input_gradient(
             g,
             words.w,

@@ -48,9 +48,10 @@ def input_gradient(
             g, wp, *mask, geometry=geometry, image=image, groups=groups
         )
     g = g.astype(jnp.float32)
-    return _input_gradient(
+    gx: jax.Array = _input_gradient(
         g, wp, *mask, geometry=geometry, image=image, groups=groups, backend=backend
     )
+    return gx
 
 
 def kernel_gradient(
@@ -68,7 +69,10 @@ def kernel_gradient(
     if g.dtype == jnp.float64:
         return xla_gradient.kernel_gradient(g, xp, *mask, geometry=geometry, kernel=kernel)
     g = g.astype(jnp.float32)
-    return _kernel_gradient(g, xp, *mask, geometry=geometry, kernel=kernel, backend=backend)
+    gw: jax.Array = _kernel_gradient(
+        g, xp, *mask, geometry=geometry, kernel=kernel, backend=backend
+    )
+    return gw
 
 
 @functools.partial(jax.jit, static_argnames=("geometry", "image", "groups", "backend"))

@@ -254,7 +254,7 @@ class MatrixProduct(NamedTuple):
 
     def result(self, words: Words) -> jax.Array:
         """``[..., N]``."""
-        rows = words.x.reshape(-1, words.x.shape[-1])
+        rows = words.x.reshape(math.prod(words.x.shape[:-1]), words.x.shape[-1])
         n = words.w.shape[0]
         operands, epilogue = ops.float_result(self.dtypes[0], n)
         dot = _product(rows, words.w, *operands, k=self.k, epilogue=epilogue, backend=self.backend)
@@ -269,7 +269,7 @@ class MatrixProduct(NamedTuple):
         gx = input_gradient(
             images,
             words.w[:, None, None, :],
-            *(m.reshape(rows, 1, 1, 1, -1) for m in mask_x),
+            *(m.reshape(rows, 1, 1, 1, m.shape[-1]) for m in mask_x),
             geometry=geometry,
             image=(1, 1),
             groups=1,
@@ -277,7 +277,7 @@ class MatrixProduct(NamedTuple):
         )
         gw = kernel_gradient(
             images,
-            words.x.reshape(rows, 1, 1, 1, -1),
+            words.x.reshape(rows, 1, 1, 1, words.x.shape[-1]),
             *(m[None, None] for m in mask_w),
             geometry=geometry,
             kernel=(1, 1),

@@ -21,7 +21,7 @@ from binjax.packing import WORD
 from binjax.xnor.xla import Epilogue, finish
 
 Axes = str | tuple[str, ...] | None
-Function = Callable[..., jax.Array]
+Function = Callable[..., Any]
 
 
 def pack_rows(local: Function, shape: Sequence[int], results: int = 1) -> Function:
@@ -61,13 +61,21 @@ def pack_columns(local: Function, shape: Sequence[int]) -> Function:
 
 
 def pack_columns_ste(local: Function, shape: Sequence[int]) -> Function:
-    """``[T, K, N]`` to ``[N, T, words of K]`` and ``[T, K, words of N]``: T passes through."""
+    """``[T, K, N]`` to ``[N, T, words of K]`` and ``[T, K, words of N]``.
+
+    T passes through, and N if it holds whole words on every device.
+    """
+    taps, _, n = shape
+    columns = _features(n, "threshold")
 
     def split(mesh: Mesh, operands: Any, result: Any) -> Any:
-        t = _kept(mesh, operands[0], 0, shape[0])
-        return mesh, local, (_sharded(mesh, None, t), _sharded(mesh, t)), (_sharded(mesh, t),)
+        (w,) = operands
+        t, own = _kept(mesh, w, 0, taps), _kept(mesh, w, 2, columns.parts)
+        operand = _sharded(mesh, t, None, own)
+        return mesh, local, (_sharded(mesh, own, t), operand), (operand,)
 
-    return _define(local, split, "t k n -> m t v, t k w", {"t"})
+    rule = f"t k {columns.operand} -> {columns.operand} t v, t k {columns.result}"
+    return _define(local, split, rule, {"t", *columns.passing}, sizes=columns.sizes)
 
 
 def matmul(
@@ -147,7 +155,8 @@ def kernel_gradient(local: Function, n_masks: int) -> Function:
         images = _kept(mesh, g, 0, g.shape[0])
 
         def summed(*operands: jax.Array) -> jax.Array:
-            return lax.psum(local(*operands), images)
+            total: jax.Array = lax.psum(local(*operands), images)
+            return total
 
         lower = local if images is None else summed
         sharded, whole = _sharded(mesh, images), _sharded(mesh)

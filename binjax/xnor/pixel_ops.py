@@ -208,7 +208,8 @@ def _apply(
         # The rule of packed convolutions: images and features stay, all else is gathered. Their
         # channels are the "groups" here and their words 1, since pixels and words differ.
         images = x if x.ndim == 4 else x[:, None, None]
-        return split(images[..., None], wp[..., None, None]).reshape(*leading, n)
+        out: jax.Array = split(images[..., None], wp[..., None, None])
+        return out.reshape(*leading, n)
 
     whole = custom_vmap(product)
 

@@ -150,18 +150,18 @@ class PixelMatrixProduct(NamedTuple):
     def result(self, words: Words) -> jax.Array:
         """``[..., n]``."""
         rows = words.x.reshape(math.prod(words.x.shape[:-1]), self.k)
-        out = pixel_ops.matmul(rows, words.w, backend=self.backend)
+        out: jax.Array = pixel_ops.matmul(rows, words.w, backend=self.backend)
         return out.astype(self.dtype).reshape(*words.x.shape[:-1], out.shape[1])
 
     def pullback(self, words: Words, g: jax.Array) -> tuple[None, jax.Array]:
         """``q.T @ g / 255``."""
-        rows = pixel_ops.centered(words.x).reshape(-1, self.k)
-        gw = rows.T @ g.reshape(-1, g.shape[-1]).astype(jnp.float32)
+        count = math.prod(g.shape[:-1])
+        rows = pixel_ops.centered(words.x).reshape(count, self.k)
+        gw = rows.T @ g.reshape(count, g.shape[-1]).astype(jnp.float32)
         return None, _finish(gw, words).astype(self.w_dtype)
 
-    def largest(self) -> int:
-        """255 k, before the division."""
-        return 255 * self.k
+    def largest(self) -> None:
+        """Results are integers over 255."""
 
 
 class PixelConvolution(NamedTuple):
@@ -182,11 +182,11 @@ class PixelConvolution(NamedTuple):
 
     def pack(self, x: jax.Array, w: jax.Array) -> Words:
         """X as it is, words of w over all taps jointly."""
-        return _pack(x, w.reshape(-1, w.shape[3]), self.ste, self.backend)
+        return _pack(x, w.reshape(math.prod(w.shape[:3]), w.shape[3]), self.ste, self.backend)
 
     def result(self, words: Words) -> jax.Array:
         """``[n, oh, ow, N]``."""
-        out = pixel_ops.conv(
+        out: jax.Array = pixel_ops.conv(
             words.x, words.w, kernel=self.kernel, geometry=self.geometry, backend=self.backend
         )
         return out.astype(self.dtype)
@@ -208,9 +208,8 @@ class PixelConvolution(NamedTuple):
         gw = _finish(gw, words).reshape(*self.kernel, self.geometry.channels, n_out)
         return None, gw.astype(self.w_dtype)
 
-    def largest(self) -> int:
-        """255 times the products summed, before the division."""
-        return 255 * self.geometry.elements(self.kernel)
+    def largest(self) -> None:
+        """Results are integers over 255."""
 
 
 def make_matrix_product(

@@ -208,8 +208,7 @@ def register(
 
     def without_jit(*operands: jax.Array, **params: Any) -> Any:
         with jax.disable_jit(False):  # the lowering chooses the back end, so there has to be one
-            out = jax.jit(functools.partial(primitive.bind, **params))(*operands)
-        return out
+            return jax.jit(functools.partial(primitive.bind, **params))(*operands)
 
     primitive.def_abstract_eval(result_type)
     primitive.def_impl(without_jit)

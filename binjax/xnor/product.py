@@ -72,8 +72,8 @@ class Product(Protocol):
     def pullback(self, words: Any, g: jax.Array) -> tuple[jax.Array | None, jax.Array]:
         """Gradients of the operands; None of an integer one."""
 
-    def largest(self) -> int:
-        """Largest absolute value of a result."""
+    def largest(self) -> int | None:
+        """Largest absolute value of a result; None if results are no integers."""
 
 
 Tail = Callable[..., Any]
@@ -148,10 +148,8 @@ def _then_bwd(
     product: Product, tail: Tail, keep: Keep, kept: Any, g: Any
 ) -> tuple[jax.Array | None, jax.Array, Any]:
     words, sums, like, rest = kept
-    if sums is None:
-        result = product.result(_after(g, words))
-    else:
-        result = sums.astype(like.dtype)
+    again = sums is None
+    result = product.result(_after(g, words)) if again else sums.astype(like.dtype)
     _, pull = jax.vjp(tail, result, rest)
     gradient, rest_gradient = pull(g)
     return (*product.pullback(words, gradient), rest_gradient)
@@ -181,8 +179,7 @@ _multiply_then.defvjp(_then_fwd, _then_bwd)
 
 
 def _check_range(product: Product, keep: Keep) -> None:
-    if keep == "int16" and product.largest() > jnp.iinfo(jnp.int16).max:
-        raise ValueError(
-            f"sums of {product.largest()} products do not fit 16 bits (32767); choose the memory "
-            '"full" or "lean" for this layer'
-        )
+    largest = product.largest()
+    if keep == "int16" and (largest is None or largest > 2**15 - 1):
+        has = "Results that are no integers" if largest is None else f"Sums of {largest} products"
+        raise ValueError(f'{has} do not fit 16 bits (32767); keep "lean", or multiply alone')
