@@ -53,7 +53,7 @@ class Recorder:
     def warn(self, message):
         self.warnings.append(message)
 
-    def start(self, config, step, steps_per_epoch):
+    def start(self, config, step, steps_per_epoch, products):
         self.started.append((step, steps_per_epoch))
 
     def progress(self, epoch, step, metrics):

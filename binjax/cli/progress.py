@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,14 @@ def make_reporter(folder: RunFolder, *, quiet: bool) -> TextReporter:
 def warn(message: str) -> None:
     """One line on stderr."""
     print(f"binjax: warning: {message}", file=sys.stderr, flush=True)
+
+
+def _grouped(products: Mapping[str, str]) -> str:
+    """Layers by kernel, in the order of their first one."""
+    layers: dict[str, list[str]] = {}
+    for layer, kernel in products.items():
+        layers.setdefault(kernel, []).append(layer)
+    return "; ".join(f"{', '.join(names)} {kernel}" for kernel, names in layers.items())
 
 
 class TextReporter:
@@ -55,8 +64,11 @@ class TextReporter:
         """On stderr."""
         warn(message)
 
-    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
-        """Note the sizes."""
+    def start(
+        self, config: Config, step: int, steps_per_epoch: int, products: Mapping[str, str]
+    ) -> None:
+        """Note the sizes; tell of the products."""
+        self.say(f"products: {_grouped(products)}")
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._events.start(step // steps_per_epoch)
         self._seen, self._seen_at = step, time.monotonic()
@@ -141,9 +153,11 @@ class BarReporter(TextReporter):
         self._bar.stop()
         super().__exit__(kind, error, trace)
 
-    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
+    def start(
+        self, config: Config, step: int, steps_per_epoch: int, products: Mapping[str, str]
+    ) -> None:
         """Draw the bar."""
-        super().start(config, step, steps_per_epoch)
+        super().start(config, step, steps_per_epoch, products)
         total = config.epochs * steps_per_epoch
         epoch = f"{min(step // steps_per_epoch + 1, config.epochs)}/{config.epochs}"
         self._task = self._bar.add_task("", total=total, completed=step, epoch=epoch, text="")

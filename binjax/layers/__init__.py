@@ -5,6 +5,7 @@ from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.functional import apply, split
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.pool import MaxPool
+from binjax.layers.products import products
 from binjax.layers.recording import capture, record
 from binjax.layers.regular import Flatten, dropout
 from binjax.layers.repeat import Repeat
@@ -23,6 +24,7 @@ __all__ = [
     "apply",
     "capture",
     "dropout",
+    "products",
     "record",
     "split",
 ]

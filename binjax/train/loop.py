@@ -66,7 +66,7 @@ def fit(
     with ExitStack() as held:
         stop = Agreement(placement, held.enter_context(stop_signals()))
         state = _begin(run, resume, argv, held)
-        run.reporter.start(config, run.step, task.steps_per_epoch)
+        run.reporter.start(config, run.step, task.steps_per_epoch, task.products)
         while run.progress.epoch < config.epochs:
             state = _epoch(run, state, stop)
         return _finish(run, state)
@@ -88,7 +88,8 @@ def _begin(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Trai
 
 def _open(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Any:
     """The run folder made, or found and locked while ``held``; the state, not placed yet."""
-    config, folder, n_devices = run.task.config, run.folder, run.task.placement.n_devices
+    config, folder = run.task.config, run.folder
+    how = {"devices": run.task.placement.n_devices, "products": run.task.products}
     resuming = resume and folder.exists()
     if resuming:
         folder.check_same(config)
@@ -98,11 +99,11 @@ def _open(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Any:
     held.enter_context(folder.locked())
     held.callback(run.writer.wait)
     if not resuming:
-        folder.create(config, argv, _summary(run.task, run.dataset), n_devices)
+        folder.create(config, argv, _summary(run.task, run.dataset), how)
         return run.task.init()
     state = _restore(run)
     folder.note(config)
-    for changed in folder.note_start(config, argv, n_devices):
+    for changed in folder.note_start(config, argv, how):
         run.reporter.warn(f"{folder.root}: {changed} changed since the start; bits may differ")
     return state
 

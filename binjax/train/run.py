@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,8 +27,13 @@ class Reporter(Protocol):
     def warn(self, message: str) -> None:
         """Something went wrong that the run survives."""
 
-    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
-        """Training begins, after so many steps of an earlier start."""
+    def start(
+        self, config: Config, step: int, steps_per_epoch: int, products: Mapping[str, str]
+    ) -> None:
+        """Training begins, after so many steps of an earlier start.
+
+        ``products`` says per layer which kernel multiplies.
+        """
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """``step`` steps of an epoch are dispatched; called every quarter of a second or so."""
@@ -43,7 +48,9 @@ class Silent:
     def warn(self, message: str) -> None:
         """Nothing."""
 
-    def start(self, config: Config, step: int, steps_per_epoch: int) -> None:
+    def start(
+        self, config: Config, step: int, steps_per_epoch: int, products: Mapping[str, str]
+    ) -> None:
         """Nothing."""
 
     def progress(self, epoch: int, step: int, metrics: dict[str, float]) -> None:

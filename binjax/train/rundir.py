@@ -17,7 +17,7 @@ from binjax import checkpoint
 from binjax import config as configs
 from binjax.config import Config
 
-_DECISIVE = ("python", "versions", "device", "devices", "cores")
+_DECISIVE = ("products", "python", "versions", "device", "devices", "cores")
 _PACKAGES = ("binjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -83,13 +83,18 @@ class RunFolder:
                 "give --out another folder"
             )
 
-    def create(self, config: Config, argv: Sequence[str], summary: str, n_devices: int = 1) -> None:
+    def create(
+        self, config: Config, argv: Sequence[str], summary: str, how: Mapping[str, Any]
+    ) -> None:
         """Write summary.txt, environment.json and, last, config.toml.
+
+        ``how`` goes into the environment: ``devices`` over which batches are split, ``products``
+        per layer.
 
         Raises:
             RunError: they cannot be written.
         """
-        environment = json.dumps(describe_environment(config, argv, n_devices), indent=1)
+        environment = json.dumps(describe_environment(config, argv, how), indent=1)
         write_atomic(self.root / "summary.txt", summary)
         write_atomic(self.root / "environment.json", environment + "\n")
         write_atomic(self.config, configs.dump(config))
@@ -161,8 +166,8 @@ class RunFolder:
             write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
-    def note_start(self, config: Config, argv: Sequence[str], n_devices: int = 1) -> list[str]:
-        """Add to environment.json that the run goes on, and where.
+    def note_start(self, config: Config, argv: Sequence[str], how: Mapping[str, Any]) -> list[str]:
+        """Add to environment.json that the run goes on, where, and ``how`` as for :meth:`create`.
 
         Returns:
             What is other than at the first start, and may change the last bits of results.
@@ -172,8 +177,8 @@ class RunFolder:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             record = {}
-        record.setdefault("devices", 1)
-        now = describe_environment(config, argv, n_devices)
+        record = {"devices": 1, "products": how["products"]} | record
+        now = describe_environment(config, argv, how)
         changed = [k for k in _DECISIVE if record.get(k) != now[k]]
         record.setdefault("resumed", []).append(now)
         write_atomic(path, json.dumps(record, indent=1) + "\n")
@@ -200,10 +205,12 @@ class RunFolder:
             yield
 
 
-def describe_environment(config: Config, argv: Sequence[str], n_devices: int = 1) -> dict[str, Any]:
+def describe_environment(
+    config: Config, argv: Sequence[str], how: Mapping[str, Any]
+) -> dict[str, Any]:
     """argv, seed, versions, git commit, device: what is needed to repeat a run.
 
-    ``device`` is what the machine has, ``devices`` over how many of them batches are split.
+    ``device`` is what the machine has; ``how`` is added, see :meth:`RunFolder.create`.
     """
     import jax
 
@@ -218,8 +225,8 @@ def describe_environment(config: Config, argv: Sequence[str], n_devices: int = 1
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
-        "devices": n_devices,
         "processes": jax.process_count(),
+        **how,
     }
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from binjax import data, metrics
 from binjax.config import Config, ConfigError, schema
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
-from binjax.layers import BinaryWeight, split
+from binjax.layers import BinaryWeight, products, split
 from binjax.losses import LABEL_LOSSES
 from binjax.models import MODELS
 from binjax.models.options import Compute
@@ -40,7 +40,10 @@ _RUN_KEY = 2**31 - 1
 
 @dataclass(frozen=True)
 class Task:
-    """A config made runnable. See :mod:`binjax.train.step` for the functions."""
+    """A config made runnable. See :mod:`binjax.train.step` for the functions.
+
+    ``products`` says per layer which kernel multiplies, and why floats do where they do.
+    """
 
     config: Config
     graphdef: nnx.GraphDef[Any]
@@ -55,6 +58,7 @@ class Task:
     steps_per_epoch: int
     batch_size: int
     placement: Placement
+    products: dict[str, str]
 
 
 def make_model(
@@ -163,6 +167,7 @@ def make_task(
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
         placement=placement,
+        products=products(abstract),
     )
 
 

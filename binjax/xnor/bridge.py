@@ -7,19 +7,18 @@ but no GPU. This is the only module that touches private names of JAX; importing
 neither triton nor a JAX back end.
 
 :func:`matmul`, :func:`pack_rows` and :func:`pack_columns` take and return the same arrays as
-their namesakes in ``binjax.xnor.xla``. They are traceable everywhere but lower for CUDA only: the
-``cuda`` lowering of a primitive is ``mlir.lower_fun(bridge.matmul, multiple_results=False)``.
-Where something is missing, lowering raises :class:`TritonUnavailable`.
+their namesakes in ``binjax.xnor.xla``. They and the gradients are traceable everywhere but lower
+for CUDA only: the ``cuda`` lowering of a primitive is
+``mlir.lower_fun(bridge.matmul, multiple_results=False)``. Where something is missing, lowering
+raises :class:`TritonUnavailable`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,37 +28,31 @@ from jax.interpreters import mlir
 
 from binjax.packing import words_for
 from binjax.xnor import xla
+from binjax.xnor.launches import (
+    KERNEL_EPILOGUE,
+    PACKABLE,
+    element_sizes,
+    gradient_launch,
+    product_operands,
+)
+from binjax.xnor.target import TARGET_VARIABLE as TARGET_VARIABLE
+from binjax.xnor.target import (
+    Status,
+    TritonUnavailable,
+    device_capabilities,
+    dotted,
+    target_capability,
+)
 from binjax.xnor.xla import Epilogue
 
 if TYPE_CHECKING:
-    from kernels_triton.launch import Epilogue as KernelEpilogue
+    from kernels_triton.gradient_launch import Gradient
     from kernels_triton.launch import Launch
 
 CUSTOM_CALL = "triton_kernel_call_ffi"
 """The custom call's name: what ``jax.export`` must be told to accept (``DisabledSafetyCheck``)."""
 
-TARGET_VARIABLE = "BINJAX_TARGET_CC"  # compute capability to compile for
-DEFAULT_TARGET = 90  # where neither a GPU nor the environment names one
-PACKABLE = ("float32", "float16", "bfloat16")
 POINTER_ALIGNMENT = 16  # bytes: what XLA guarantees, and what the kernels are compiled for
-_BYTES = {"*i1": 1, "*u16": 2, "*i32": 4, "*u32": 4, "*fp32": 4}  # elements behind a pointer
-_KERNEL_EPILOGUE: Mapping[Epilogue, KernelEpilogue] = {
-    "int32": "dot",
-    "affine": "affine",
-    "threshold": "threshold",
-}
-
-
-class TritonUnavailable(RuntimeError):
-    """The Triton back end cannot be used here. The message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Whether something is usable, and what was found."""
-
-    usable: bool
-    reason: str
 
 
 # What is there
@@ -71,7 +64,7 @@ def status() -> Status:
     Initialises JAX's back ends if triton and the plugin are there.
     """
     target = target_status()
-    if not target.usable or _device_capabilities():
+    if not target.usable or device_capabilities():
         return target
     return Status(False, f"JAX finds no CUDA device, only {jax.default_backend()}")
 
@@ -90,11 +83,11 @@ def target_status() -> Status:
         target = target_capability()
     except (TritonUnavailable, ValueError) as error:
         return Status(False, str(error))
-    lowest = min([target, *_device_capabilities()])
+    lowest = min([target, *device_capabilities()])
     if lowest < LOWEST_CAPABILITY:
-        needed = f"the kernels need {_dotted(LOWEST_CAPABILITY)}"
-        return Status(False, f"the GPU's compute capability is {_dotted(lowest)}; {needed}")
-    return Status(True, f"CUDA device of compute capability {_dotted(target)}")
+        needed = f"the kernels need {dotted(LOWEST_CAPABILITY)}"
+        return Status(False, f"the GPU's compute capability is {dotted(lowest)}; {needed}")
+    return Status(True, f"CUDA device of compute capability {dotted(target)}")
 
 
 def compiler_status() -> Status:
@@ -106,47 +99,6 @@ def compiler_status() -> Status:
     except TritonUnavailable as error:
         return Status(False, str(error))
     return Status(True, "triton and JAX's CUDA plugin are installed")
-
-
-def target_capability(explicit: int | None = None) -> int:
-    """The compute capability to compile for, as 10 · major + minor.
-
-    The first of: the argument, the environment variable ``BINJAX_TARGET_CC``, the GPU's own, 90.
-
-    Raises:
-        ValueError: the environment variable is not such a number.
-        TritonUnavailable: GPUs of several compute capabilities.
-    """
-    if explicit is not None:
-        return explicit
-    wanted = os.environ.get(TARGET_VARIABLE)
-    if wanted is not None:
-        if wanted.isdecimal():
-            return int(wanted)
-        raise ValueError(
-            f"{TARGET_VARIABLE}={wanted!r}: expected 10 · major + minor, such as 90 for 9.0"
-        )
-    found = _device_capabilities()
-    if len(found) > 1:
-        raise TritonUnavailable(
-            f"GPUs of several compute capabilities, {', '.join(map(_dotted, found))}; make equal "
-            f"ones visible (CUDA_VISIBLE_DEVICES) or set {TARGET_VARIABLE}"
-        )
-    return found[0] if found else DEFAULT_TARGET
-
-
-def _device_capabilities() -> list[int]:
-    """The distinct compute capabilities of the local GPUs, in order."""
-    try:
-        devices = jax.local_devices(backend="cuda")
-    except RuntimeError:  # what JAX raises for a platform that is not there
-        return []
-    versions = [device.compute_capability.split(".") for device in devices]
-    return sorted({10 * int(major) + int(minor) for major, minor in versions})
-
-
-def _dotted(capability: int) -> str:
-    return f"{capability // 10}.{capability % 10}"
 
 
 def _plugin() -> Any:
@@ -221,8 +173,7 @@ triton_call = Primitive("triton_call")
 
 
 def _output(*operands: Any, launch: Launch, compute_capability: int) -> jax.core.ShapedArray:
-    pointers = [argument.type for argument in launch.arguments if argument.value is None]
-    wanted = [_BYTES[pointer] for pointer in pointers[:-1]]
+    wanted = element_sizes(launch)
     found = [operand.dtype.itemsize for operand in operands]
     if found != wanted:
         raise TypeError(f"{launch.kernel} takes arrays of elements of {wanted} bytes, got {found}")
@@ -267,19 +218,9 @@ def matmul(
         dot = matmul(xp, wp, whole, epilogue="int32", compute_capability=compute_capability)
         return xla.finish(dot - jnp.int32(whole), *operands, epilogue=epilogue)
     capability = target_capability(compute_capability)
-    kind = _KERNEL_EPILOGUE[epilogue]
+    kind = KERNEL_EPILOGUE[epilogue]
     launch = gemm(m, n, k, kind, words=words, compute_capability=capability)
-    arrays = [_arranged(packed, launch) for packed in (xp, wp)]
-    if launch.popcounts:
-        ones = [jnp.sum(jax.lax.population_count(packed), 1) for packed in (xp, wp)]
-        arrays += [count.astype(jnp.int32) for count in ones]
-    return _call(launch, capability, *arrays, *operands)
-
-
-def _arranged(packed: jax.Array, launch: Launch) -> jax.Array:
-    """Packed rows in the layout of a launch, with zero words up to its length."""
-    packed = jnp.pad(packed, ((0, 0), (0, launch.words - packed.shape[1])))
-    return packed.T if launch.layout == "word-major" else packed
+    return _call(launch, capability, *product_operands(xp, wp, launch), *operands)
 
 
 def _call(launch: Launch, capability: int, *operands: jax.Array) -> jax.Array:
@@ -310,3 +251,63 @@ def pack_columns(w: jax.Array, *, compute_capability: int | None = None) -> jax.
     capability = target_capability(compute_capability)
     launch = pack(n, taps * k, w.dtype.name, row_stride=1, column_stride=n)
     return _call(launch, capability, w).reshape(n, taps, words_for(k))
+
+
+def input_gradient(
+    g: jax.Array,
+    wp: jax.Array,
+    k: int,
+    mask: jax.Array | None = None,
+    *,
+    compute_capability: int | None = None,
+) -> jax.Array:
+    """Gradient of x in ``x [M, k] @ w [k, N]``: ``g @ w.T``, ``float32[M, k]``.
+
+    Args:
+        g: gradient of the result ``[M, N]``: float32, bfloat16 or float16, multiplied exactly and
+            summed in float32. An infinity in float32 gives NaN.
+        wp: words of w ``uint32[N, ceil(k/32)]``, ±1 packed along k.
+        k: elements per row.
+        mask: words ``uint32[M, ceil(k/32)]``; where a bit is 0 the gradient is 0.
+        compute_capability: see :func:`target_capability`.
+
+    Raises:
+        TypeError, ValueError: g of another dtype; shapes that do not fit; N or k beyond 2^22.
+    """
+    return _gradient("input_gradient", g, wp, k, mask, compute_capability)
+
+
+def weight_gradient(
+    g: jax.Array,
+    xp: jax.Array,
+    k: int,
+    mask: jax.Array | None = None,
+    *,
+    compute_capability: int | None = None,
+) -> jax.Array:
+    """Gradient of w in ``x [M, k] @ w [k, N]``: ``x.T @ g``, ``float32[k, N]``.
+
+    Args:
+        g, k, compute_capability: see :func:`input_gradient`.
+        xp: words of x ``uint32[M, ceil(k/32)]``, ±1 packed along k.
+        mask: words ``uint32[k, ceil(N/32)]``; where a bit is 0 the gradient is 0.
+
+    Raises:
+        TypeError, ValueError: as :func:`input_gradient`.
+    """
+    return _gradient("weight_gradient", g, xp, k, mask, compute_capability)
+
+
+def _gradient(
+    kind: Gradient,
+    g: jax.Array,
+    packed: jax.Array,
+    k: int,
+    mask: jax.Array | None,
+    compute_capability: int | None,
+) -> jax.Array:
+    capability = target_capability(compute_capability)
+    launch = gradient_launch(kind, g, packed, k, mask, capability)
+    if launch is None:
+        return jnp.zeros((g.shape[0], k) if kind == "input_gradient" else (k, g.shape[1]))
+    return _call(launch, capability, g, packed, *(() if mask is None else (mask,)))
