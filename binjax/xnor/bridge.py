@@ -309,5 +309,6 @@ def _gradient(
     capability = target_capability(compute_capability)
     launch = gradient_launch(kind, g, packed, k, mask, capability)
     if launch is None:
-        return jnp.zeros((g.shape[0], k) if kind == "input_gradient" else (k, g.shape[1]))
+        shape = (g.shape[0], k) if kind == "input_gradient" else (k, g.shape[1])
+        return jnp.zeros(shape, jnp.float32)
     return _call(launch, capability, g, packed, *(() if mask is None else (mask,)))

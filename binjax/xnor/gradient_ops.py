@@ -18,7 +18,6 @@ from jax.extend.core import Primitive
 
 from binjax.xnor import bridge, partition, xla_gradient
 from binjax.xnor.geometry import Geometry, Pair
-from binjax.xnor.native import native
 from binjax.xnor.ops import Batched, fold, one_by_one
 from binjax.xnor.primitives import Call, conv_attributes, register, result_like
 from binjax.xnor.xla_gradient import is_matrix_product
@@ -157,9 +156,6 @@ def floats_instead(
     """
     if rows is None:
         return "the batch size is symbolic"
-    isa = native().isa
-    if kind == "input" and isa != "avx512":
-        return f"the {isa} instruction set has no kernel for it"
     if is_matrix_product(geometry, kernel, groups) and rows < FEWEST_ROWS:
         return f"{rows} rows are too few for tables to pay"
     return None

@@ -34,10 +34,12 @@ void kernel_gradient(ffi::ThreadPool& pool, KernelGradient k) {
   if (active_isa() == Isa::kAvx2) lanes = 8, run = kernel_task256;
 #endif
   const int64_t taps = s.kh * s.kw, width = s.n_out / s.groups;
-  const int64_t most = std::max<int64_t>(32, kAccumulatorBytes / (taps * lanes * 4));
+  const int64_t fit = std::max<int64_t>(32, kAccumulatorBytes / (taps * lanes * 4));
+  const int64_t most = taps == 1 ? kMatrixChannels : fit;
+  k.vectors = taps == 1 ? std::min(kRowVectors, ceil_div(width, lanes)) : 1;
   k.block = ceil_div(s.channels, ceil_div(s.channels, most));
   k.channel_tasks = ceil_div(s.channels, k.block);
-  k.column_tasks = ceil_div(width, lanes);
+  k.column_tasks = ceil_div(width, k.vectors * lanes);
 
   Memory bits = allocate(k.chunks() * s.h * s.w * k.pixel_bits() * 8);
   uint64_t* turned = static_cast<uint64_t*>(bits.get());
@@ -48,7 +50,7 @@ void kernel_gradient(ffi::ThreadPool& pool, KernelGradient k) {
   k.outside = s.pad_value == 0 ? nullptr : outside.data();
 
   const int64_t tasks = s.groups * k.channel_tasks * k.column_tasks;
-  const int64_t floats = 256 * lanes + taps * k.block * lanes;
+  const int64_t floats = 256 * lanes + k.vectors * taps * k.block * lanes;
   const int64_t scratch = ceil_div(floats, 16) * 16;
   Memory memory = allocate(workers(pool, tasks) * scratch * 4);
   float* base = static_cast<float*>(memory.get());
@@ -58,24 +60,59 @@ void kernel_gradient(ffi::ThreadPool& pool, KernelGradient k) {
 
 // ---- Of the images
 
+struct InputTask {
+  int64_t image, y, x, group, channel;
+};
+
 #if BINJAX_X86
+BINJAX_AVX2 void input_task256(const InputGradient& k, const InputTask& t, float* scratch) {
+  InputGradientLanes<8>::run(k, t.image, t.y, t.x, t.group, t.channel, scratch);
+}
+#endif
+void input_task128(const InputGradient& k, const InputTask& t, float* scratch) {
+  InputGradientLanes<4>::run(k, t.image, t.y, t.x, t.group, t.channel, scratch);
+}
+
+// How pixels and channels are divided: `step` neighbouring pixels are computed together, `most` is
+// the length of a row whose tables fit the second-level cache.
+void divide_pixels(InputGradient& k, int64_t threads, int64_t step, int64_t most) {
+  const ConvShape& s = k.s;
+  k.wide = std::min(s.w, std::max(most / step * step, step) * s.stride[1]);
+  k.high = ceil_div(s.h, std::min(s.h, ceil_div(8 * threads, s.n)));
+  const int64_t spatial = s.n * ceil_div(s.w, k.wide) * ceil_div(s.h, k.high) * s.groups;
+  const int64_t blocks = ceil_div(s.channels, 64);
+  k.channel_block = ceil_div(blocks, std::min(blocks, ceil_div(8 * threads, spatial))) * 64;
+}
+
+// run(task, scratch) for all tasks, `bytes` of scratch memory for each worker.
+template <class F>
+void all_pixels(ffi::ThreadPool& pool, const InputGradient& k, int64_t bytes, const F& run) {
+  const ConvShape& s = k.s;
+  const int64_t across = ceil_div(s.w, k.wide), down = ceil_div(s.h, k.high);
+  const int64_t parts = ceil_div(s.channels, k.channel_block);
+  const int64_t tasks = s.n * s.groups * across * down * parts;
+  bytes = ceil_div(bytes, 64) * 64;
+  Memory memory = allocate(workers(pool, tasks) * bytes);
+  char* base = static_cast<char*>(memory.get());
+  parallel_workers(pool, tasks, [&](int64_t task, int64_t worker) {
+    InputTask t;
+    t.channel = task % parts * k.channel_block;
+    task /= parts;
+    t.x = task % across * k.wide;
+    task /= across;
+    t.y = task % down * k.high;
+    task /= down;
+    t.group = task % s.groups;
+    t.image = task / s.groups;
+    run(t, reinterpret_cast<float*>(base + worker * bytes));
+  });
+}
+
 constexpr int64_t kTableBytes = 400 << 10;  // of one task: they stay in the second-level cache
 
 void input_gradient(ffi::ThreadPool& pool, InputGradient k) {
   const ConvShape& s = k.s;
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t fit = kTableBytes / (k.ring() * k.fours() * 64);
-  const int64_t step = avx512::kMostPixels;
-  k.wide = std::max(fit / step * step, step) * s.stride[1];
-  if (k.wide >= s.w) k.wide = s.w;
-  const int64_t bands = std::min(s.h, ceil_div(8 * threads, s.n));
-  k.high = ceil_div(s.h, bands);
-  const int64_t across = ceil_div(s.w, k.wide), down = ceil_div(s.h, k.high);
-  const int64_t spatial = s.n * across * down * s.groups;
-  const int64_t parts = std::min(ceil_div(s.channels, 64), ceil_div(8 * threads, spatial));
-  k.channel_block = ceil_div(ceil_div(s.channels, 64), parts) * 64;
-  const int64_t channel_tasks = ceil_div(s.channels, k.channel_block);
-
   const int64_t taps = s.kh * s.kw;
   Memory memory = allocate(s.groups * taps * k.n_words() * k.padded_channels() * 4);
   uint32_t* panel = static_cast<uint32_t*>(memory.get());
@@ -85,23 +122,24 @@ void input_gradient(ffi::ThreadPool& pool, InputGradient k) {
   });
   k.panel = panel;
 
-  const avx512::InputGradientTask work(k);
-  const int64_t tasks = spatial * channel_tasks;
-  const int64_t scratch = ceil_div(work.scratch_bytes(), 64) * 64;
-  Memory tables = allocate(workers(pool, tasks) * scratch);
-  char* base = static_cast<char*>(tables.get());
-  parallel_workers(pool, tasks, [&](int64_t task, int64_t worker) {
-    const int64_t c0 = task % channel_tasks * k.channel_block;
-    int64_t rest = task / channel_tasks;
-    const int64_t x0 = rest % across * k.wide;
-    rest /= across;
-    const int64_t y0 = rest % down * k.high;
-    rest /= down;
-    work.run(rest / s.groups, y0, x0, rest % s.groups, c0,
-             reinterpret_cast<float*>(base + worker * scratch));
-  });
-}
+#if BINJAX_X86
+  if (active_isa() == Isa::kAvx512) {
+    divide_pixels(k, threads, avx512::kMostPixels, kTableBytes / (k.ring() * k.fours() * 64));
+    const avx512::InputGradientTask work(k);
+    return all_pixels(pool, k, work.scratch_bytes(), [&](const InputTask& t, float* scratch) {
+      work.run(t.image, t.y, t.x, t.group, t.channel, scratch);
+    });
+  }
+  if (active_isa() == Isa::kAvx2) {
+    divide_pixels(k, threads, 8, 8);
+    return all_pixels(pool, k, InputGradientLanes<8>::scratch_bytes(),
+                      [&](const InputTask& t, float* scratch) { input_task256(k, t, scratch); });
+  }
 #endif
+  divide_pixels(k, threads, 4, 4);
+  all_pixels(pool, k, InputGradientLanes<4>::scratch_bytes(),
+             [&](const InputTask& t, float* scratch) { input_task128(k, t, scratch); });
+}
 
 // ---- Handlers
 
@@ -152,33 +190,28 @@ ffi::Error kernel_gradient_masked(ffi::ThreadPool pool, F32 g, U32 x, U32 mask,
 ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w, const U32* mask,
                                F32& out, int64_t channels, Sizes strides, Sizes dilation,
                                Sizes padding, int64_t pad_value) {
-#if BINJAX_X86
-  if (active_isa() == Isa::kAvx512) {
-    const Sizes to = out.dimensions(), ws = w.dimensions();
-    if (to.size() != 4 || ws.size() != 4 || channels < 1 || to[3] % channels) {
-      return mismatch("binjax input gradient: wrong ranks");
-    }
-    const int64_t xs[] = {to[0], to[1], to[2], to[3] / channels, ws[3]};
-    auto s = conv_shape(Sizes(xs, 5), ws, g.dimensions(), channels, strides, dilation, padding,
-                        pad_value);
-    if (!s) return s.error();
-    const bool fits = g.dimensions()[3] == s->n_out &&
-                      (!mask || same(mask->dimensions(), {s->n, s->h, s->w, s->groups, s->words}));
-    if (!fits) return mismatch("binjax input gradient: shapes do not fit together");
-    if (out.element_count() == 0) return ffi::Error::Success();
-    advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
-    return guarded([&] {
-      InputGradient k{};
-      k.s = *s;
-      k.g = g.typed_data();
-      k.w = w.typed_data();
-      k.mask = mask ? mask->typed_data() : nullptr;
-      k.out = out.typed_data();
-      input_gradient(pool, k);
-    });
+  const Sizes to = out.dimensions(), ws = w.dimensions();
+  if (to.size() != 4 || ws.size() != 4 || channels < 1 || to[3] % channels) {
+    return mismatch("binjax input gradient: wrong ranks");
   }
-#endif
-  return ffi::Error(ffi::ErrorCode::kUnimplemented, "binjax input gradient: needs AVX-512");
+  const int64_t xs[] = {to[0], to[1], to[2], to[3] / channels, ws[3]};
+  auto s =
+      conv_shape(Sizes(xs, 5), ws, g.dimensions(), channels, strides, dilation, padding, pad_value);
+  if (!s) return s.error();
+  const bool fits = g.dimensions()[3] == s->n_out &&
+                    (!mask || same(mask->dimensions(), {s->n, s->h, s->w, s->groups, s->words}));
+  if (!fits) return mismatch("binjax input gradient: shapes do not fit together");
+  if (out.element_count() == 0) return ffi::Error::Success();
+  advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
+  return guarded([&] {
+    InputGradient k{};
+    k.s = *s;
+    k.g = g.typed_data();
+    k.w = w.typed_data();
+    k.mask = mask ? mask->typed_data() : nullptr;
+    k.out = out.typed_data();
+    input_gradient(pool, k);
+  });
 }
 
 ffi::Error input_gradient_plain(ffi::ThreadPool pool, F32 g, U32 w, ffi::Result<F32> out,

@@ -1,9 +1,9 @@
 // Gradient of a binary convolution's images: out[image][pixel][c] = sum over taps and n of
 // g[image][pixel - tap][n] w[tap][n][c], where w is +-1 and packed. The 16 signed sums of four
-// neighbouring n of g at a pixel are one register; bits of w, four to a lane, choose among them for
-// 16 channels c at once: a permutation and an addition for 64 multiply-accumulates. Tables of a
-// source pixel are made once for all taps and channels. A dense layer is the case of one image, one
-// row of as many pixels as the batch has rows, and one tap.
+// neighbouring n of g are tabulated, and the bits of w choose among them. With AVX-512 a table is a
+// register and a permutation looks 16 channels up at once; elsewhere a table holds the sums of
+// several neighbouring pixels and one channel is looked up at a time. A dense layer is the case of
+// one image, one row of as many pixels as the batch has rows, and one tap.
 //
 // Every element is summed in the same order however the work is divided among threads.
 #pragma once
@@ -14,6 +14,7 @@
 
 #include "bits.h"
 #include "conv_shape.h"
+#include "lanes.h"
 #include "multiply.h"
 
 namespace binjax {
@@ -51,6 +52,15 @@ inline void turn_kernels(const InputGradient& k, uint32_t* panel, int64_t group,
     transpose32(block);
     std::copy(block, block + 32, to + i * 32);
   }
+}
+
+inline int64_t floor_div(int64_t a, int64_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+
+// Source row (or column) of a tap that has one; else -1.
+inline int64_t source(int64_t at, int64_t stride, int64_t size) {
+  return at >= 0 && at % stride == 0 && at / stride < size ? at / stride : -1;
 }
 
 #if BINJAX_X86
@@ -213,21 +223,20 @@ class InputGradientTask {
   }
 
  private:
-  static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-
   // Segments of a tile that begins at pixel (y, x): the taps that some source row has.
   BINJAX_AVX512 void collect(int64_t image, int64_t y, int64_t x, int64_t group, int64_t c,
                              int64_t lowest, int64_t highest, std::vector<int64_t>& held,
                              std::vector<Segment>& segments, float* scratch) const {
     segments.clear();
     for (int64_t i = 0; i < s_.kh; ++i) {
-      const int64_t sy = y + s_.pad[0] - i * s_.dilation[0];
-      if (sy < 0 || sy % s_.stride[0] || sy / s_.stride[0] >= s_.out_h) continue;
-      const int64_t source = sy / s_.stride[0], slot = source % k_.ring();
+      const int64_t at = y + s_.pad[0] - i * s_.dilation[0];
+      const int64_t row = source(at, s_.stride[0], s_.out_h);
+      if (row < 0) continue;
+      const int64_t slot = row % k_.ring();
       float* tables = scratch + slot * row_;
-      if (held[slot] != source) {
-        fill(image, source, group, lowest, highest, tables);
-        held[slot] = source;
+      if (held[slot] != row) {
+        fill(image, row, group, lowest, highest, tables);
+        held[slot] = row;
       }
       for (int64_t j = 0; j < s_.kw; ++j) {
         const int64_t sx = x + s_.pad[2] - j * s_.dilation[1];
@@ -264,5 +273,110 @@ class InputGradientTask {
 
 }  // namespace avx512
 #endif
+
+// For any instruction set: kLanes neighbouring pixels, a channel at a time.
+template <int kLanes>
+struct InputGradientLanes {
+  using L = Lanes<kLanes>;
+  static constexpr int64_t kChannels = 512;  // whose sums stay in the nearest cache
+  static constexpr int64_t kTables = 8 * 16 * kLanes;
+
+  static int64_t scratch_bytes() { return (kTables + (kChannels + 4) * kLanes) * 4; }
+
+  static BINJAX_INLINE void run(const InputGradient& k, int64_t image, int64_t y0, int64_t x0,
+                                int64_t group, int64_t c0, float* scratch) {
+    const ConvShape& s = k.s;
+    const int64_t rows = std::min(k.high, s.h - y0), wide = std::min(k.wide, s.w - x0);
+    const int64_t channels = std::min(k.channel_block, s.channels - c0);
+    for (int64_t y = y0; y < y0 + rows; ++y) {
+      for (int64_t rx = 0; rx < s.stride[1] && rx < wide; ++rx) {
+        const int64_t count = ceil_div(wide - rx, s.stride[1]);
+        for (int64_t i = 0; i < count; i += kLanes) {
+          const int64_t lanes = std::min<int64_t>(kLanes, count - i);
+          for (int64_t c = 0; c < channels; c += kChannels) {
+            window(k, image, y, x0 + rx + i * s.stride[1], lanes, group, c0 + c,
+                   std::min(kChannels, channels - c), scratch);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  static BINJAX_INLINE void window(const InputGradient& k, int64_t image, int64_t y, int64_t x,
+                                   int64_t lanes, int64_t group, int64_t c, int64_t channels,
+                                   float* scratch) {
+    const ConvShape& s = k.s;
+    float* sums = scratch + kTables;
+    std::memset(sums, 0, static_cast<size_t>(channels * kLanes) * 4);
+    for (int64_t i = 0; i < s.kh; ++i) {
+      const int64_t row = source(y + s.pad[0] - i * s.dilation[0], s.stride[0], s.out_h);
+      if (row < 0) continue;
+      for (int64_t j = 0; j < s.kw; ++j) {
+        const int64_t at = x + s.pad[2] - j * s.dilation[1];
+        const int64_t column = floor_div(at, s.stride[1]);
+        if (column * s.stride[1] != at || column + lanes <= 0 || column >= s.out_w) continue;
+        const float* g = k.g + ((image * s.out_h + row) * s.out_w + column) * s.n_out;
+        const int64_t tap = (group * s.kh + i) * s.kw + j;
+        for (int64_t word = 0; word < k.n_words(); ++word) {
+          tabulate(k, g + group * k.width(), column, lanes, word * 32, scratch);
+          const uint32_t* bits = k.panel + (tap * k.n_words() + word) * k.padded_channels() + c;
+          look_up(bits, channels, scratch, sums);
+        }
+      }
+    }
+    write(k, image, y, x, lanes, group, c, channels, sums);
+  }
+
+  // Tables of 32 numbers from n on, at source pixels [column, column + lanes); zero past the row.
+  static BINJAX_INLINE void tabulate(const InputGradient& k, const float* g, int64_t column,
+                                     int64_t lanes, int64_t n, float* tables) {
+    const ConvShape& s = k.s;
+    const int64_t first = std::max<int64_t>(0, -column);
+    const int64_t last = std::min(lanes, s.out_w - column), count = k.width() - n;
+    for (int64_t q = 0; q < 8; ++q) {
+      alignas(64) float f[4][kLanes] = {};
+      const int64_t numbers = std::clamp<int64_t>(count - 4 * q, 0, 4);
+      for (int64_t p = first; p < last; ++p) {
+        const float* from = g + p * s.n_out + n + 4 * q;
+        for (int64_t t = 0; t < numbers; ++t) f[t][p] = from[t];
+      }
+      const typename L::Vector v[4] = {L::load(f[0]), L::load(f[1]), L::load(f[2]), L::load(f[3])};
+      signed_sums<kLanes>(v, tables + q * 16 * kLanes);
+    }
+  }
+
+  static BINJAX_INLINE void look_up(const uint32_t* bits, int64_t channels, const float* tables,
+                                    float* sums) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint64_t b = bits[c];
+      typename L::Vector even = L::load(entry<kLanes>(tables, b, 0));
+      typename L::Vector odd = L::load(entry<kLanes>(tables, b, 1));
+      BINJAX_UNROLL
+      for (int q = 2; q < 8; q += 2) {
+        even += L::load(entry<kLanes>(tables, b, q));
+        odd += L::load(entry<kLanes>(tables, b, q + 1));
+      }
+      float* sum = sums + c * kLanes;
+      L::store(sum, L::load(sum) + (even + odd));
+    }
+  }
+
+  static BINJAX_INLINE void write(const InputGradient& k, int64_t image, int64_t y, int64_t x,
+                                  int64_t lanes, int64_t group, int64_t c, int64_t channels,
+                                  const float* sums) {
+    const ConvShape& s = k.s;
+    for (int64_t p = 0; p < lanes; ++p) {
+      const int64_t at = (image * s.h + y) * s.w + x + p * s.stride[1];
+      const int64_t pixel = at * s.groups + group;
+      float* out = k.out + pixel * s.channels + c;
+      const uint32_t* mask = k.mask ? k.mask + pixel * s.words + c / 32 : nullptr;
+      for (int64_t i = 0; i < channels; ++i) {
+        const bool passes = !mask || (mask[i >> 5] >> (i & 31) & 1);
+        out[i] = passes ? sums[i * kLanes + p] : 0;
+      }
+    }
+  }
+};
 
 }  // namespace binjax

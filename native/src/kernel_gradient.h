@@ -17,9 +17,11 @@
 
 namespace binjax {
 
-constexpr int kChunk = 64;  // images whose bits fill a word of uint64_t
-constexpr int64_t kAccumulatorBytes = 80
-                                      << 10;  // of one task: most of a second-level cache is free
+constexpr int kChunk = 64;                       // images whose bits fill a word of uint64_t
+constexpr int64_t kAccumulatorBytes = 80 << 10;  // of one vector of columns
+// A matrix is written in pieces of this many vectors of a row: with one, every store is to another
+// page.
+constexpr int64_t kRowVectors = 4, kMatrixChannels = 1280;
 
 struct KernelGradient {
   ConvShape s;
@@ -30,6 +32,7 @@ struct KernelGradient {
   const uint64_t* bits;                 // [chunk][h][w][groups][32 words], along 64 images
   const uint64_t* outside;              // bits of one pixel of padding, null if that is zero
   int64_t block;                        // channels of a task
+  int64_t vectors;                      // of columns of a task
   int64_t channel_tasks, column_tasks;  // of a group
   int64_t chunks() const { return ceil_div(s.n, kChunk); }
   int64_t padded_channels() const { return s.words * 32; }
@@ -57,16 +60,6 @@ inline void turn_images(const KernelGradient& k, uint64_t* bits, int64_t chunk, 
   }
 }
 
-// Offset in floats of the entry that nibble q of b chooses.
-template <int kLanes>
-BINJAX_INLINE const float* entry(const float* tables, uint64_t b, int q) {
-  constexpr int kShift = kLanes == 16 ? 6 : kLanes == 8 ? 5 : 4;  // log2 of an entry's bytes
-  const int down = 4 * q - kShift;
-  const uint64_t offset = (down >= 0 ? b >> down : b << -down) & (uint64_t(15) << kShift);
-  return reinterpret_cast<const float*>(reinterpret_cast<const char*>(tables) + offset) +
-         q * 16 * kLanes;
-}
-
 // Adds the tabulated sums of kGroups fours of images to the accumulators of `count` channels.
 template <int kLanes, int kGroups>
 BINJAX_INLINE void add_groups(const uint64_t* bits, int64_t count, const float* tables,
@@ -83,6 +76,21 @@ BINJAX_INLINE void add_groups(const uint64_t* bits, int64_t count, const float* 
     }
     float* sum = accumulators + c * kLanes;
     L::store(sum, L::load(sum) + (even + odd));
+  }
+}
+
+// Zeroes of `lanes` numbers those whose bit, from bit n on, is not set.
+template <int kLanes>
+BINJAX_INLINE void hide(const uint32_t* words, int64_t n, int64_t lanes, float* values) {
+  uint64_t bits = words[n >> 5];
+  if ((n & 31) + lanes > 32) bits |= static_cast<uint64_t>(words[(n >> 5) + 1]) << 32;
+  const uint32_t own = static_cast<uint32_t>(bits >> (n & 31));
+  if (own == 0xffffffffu) return;
+  for (int j = 0; j < kLanes; ++j) {
+    uint32_t value;
+    std::memcpy(&value, values + j, 4);
+    value &= 0u - (own >> j & 1);
+    std::memcpy(values + j, &value, 4);
   }
 }
 
@@ -112,19 +120,13 @@ BINJAX_INLINE void add(int groups, const uint64_t* bits, int64_t count, const fl
   }
 }
 
+// Sums of one task and kLanes columns from n0 on: [tap][count][kLanes].
 template <int kLanes>
-BINJAX_INLINE void task(const KernelGradient& k, int64_t index, float* scratch) {
+BINJAX_INLINE void sum_columns(const KernelGradient& k, int64_t group, int64_t c0, int64_t count,
+                               int64_t n0, int64_t lanes, float* tables, float* sums) {
   using L = Lanes<kLanes>;
   const ConvShape& s = k.s;
-  const int64_t width = s.n_out / s.groups, taps = s.kh * s.kw;
-  const int64_t column = index % k.column_tasks, rest = index / k.column_tasks;
-  const int64_t c0 = rest % k.channel_tasks * k.block, group = rest / k.channel_tasks;
-  const int64_t count = std::min(k.block, s.channels - c0);
-  const int64_t n0 = group * width + column * kLanes;
-  const int64_t lanes = std::min<int64_t>(kLanes, (group + 1) * width - n0);
-  float* tables = scratch;  // [16][16][kLanes]
-  float* sums = scratch + 256 * kLanes;
-  std::memset(sums, 0, static_cast<size_t>(taps * count * kLanes) * sizeof(float));
+  std::memset(sums, 0, static_cast<size_t>(s.kh * s.kw * count * kLanes) * sizeof(float));
   const int64_t image = s.out_h * s.out_w * s.n_out;
   for (int64_t chunk = 0; chunk < k.chunks(); ++chunk) {
     const int64_t first = chunk * kChunk, images = std::min<int64_t>(kChunk, s.n - first);
@@ -154,19 +156,35 @@ BINJAX_INLINE void task(const KernelGradient& k, int64_t index, float* scratch) 
       }
     }
   }
+}
+
+template <int kLanes>
+BINJAX_INLINE void task(const KernelGradient& k, int64_t index, float* scratch) {
+  using L = Lanes<kLanes>;
+  const ConvShape& s = k.s;
+  const int64_t width = s.n_out / s.groups, taps = s.kh * s.kw;
+  const int64_t column = index % k.column_tasks, rest = index / k.column_tasks;
+  const int64_t c0 = rest % k.channel_tasks * k.block, group = rest / k.channel_tasks;
+  const int64_t count = std::min(k.block, s.channels - c0), end = (group + 1) * width;
+  const int64_t n0 = group * width + column * k.vectors * kLanes;
+  const int64_t n1 = std::min(end, n0 + k.vectors * kLanes);
+  const int64_t size = taps * count * kLanes;
+  float* sums = scratch + 256 * kLanes;
+  for (int64_t n = n0, v = 0; n < n1; n += kLanes, ++v) {
+    const int64_t lanes = std::min<int64_t>(kLanes, end - n);
+    sum_columns<kLanes>(k, group, c0, count, n, lanes, scratch, sums + v * size);
+  }
   const int64_t mask_words = ceil_div(s.n_out, 32);
   for (int64_t t = 0; t < taps; ++t) {
     for (int64_t c = 0; c < count; ++c) {
       const int64_t row = t * s.channels + c0 + c;
-      float* from = sums + (t * count + c) * kLanes;
-      if (k.mask) {
-        const uint32_t* words = k.mask + row * mask_words;
-        for (int64_t j = 0; j < lanes; ++j) {
-          const int64_t n = n0 + j;
-          if (!(words[n >> 5] >> (n & 31) & 1)) from[j] = 0;
-        }
+      const uint32_t* words = k.mask ? k.mask + row * mask_words : nullptr;
+      for (int64_t n = n0; n < n1; n += kLanes) {
+        const int64_t lanes = std::min<int64_t>(kLanes, n1 - n);
+        float* from = sums + (n - n0) / kLanes * size + (t * count + c) * kLanes;
+        if (words) hide<kLanes>(words, n, lanes, from);
+        L::store(k.out + row * s.n_out + n, L::load(from), lanes);
       }
-      std::memcpy(k.out + row * s.n_out + n0, from, static_cast<size_t>(lanes) * sizeof(float));
     }
   }
 }

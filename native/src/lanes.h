@@ -25,6 +25,10 @@ struct Lanes {
     return v;
   }
   static BINJAX_INLINE void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+  static BINJAX_INLINE void store(float* to, Vector v, int64_t count) {
+    if (count >= kLanes) return store(to, v);
+    std::memcpy(to, &v, static_cast<size_t>(count) * sizeof(float));
+  }
 };
 
 // Table of the 16 signed sums of four vectors: entry e has +f[j] where bit j of e is set, else
@@ -38,6 +42,16 @@ BINJAX_INLINE void signed_sums(const typename Lanes<kLanes>::Vector* f, float* t
   const typename L::Vector high[4] = {-sum23, difference23, -difference23, sum23};
   BINJAX_UNROLL
   for (int e = 0; e < 16; ++e) L::store(table + e * kLanes, low[e & 3] + high[e >> 2]);
+}
+
+// The entry of table q that nibble q of b chooses.
+template <int kLanes>
+BINJAX_INLINE const float* entry(const float* tables, uint64_t b, int q) {
+  constexpr int kShift = kLanes == 16 ? 6 : kLanes == 8 ? 5 : 4;  // log2 of an entry's bytes
+  const int down = 4 * q - kShift;
+  const uint64_t offset = (down >= 0 ? b >> down : b << -down) & (uint64_t(15) << kShift);
+  return reinterpret_cast<const float*>(reinterpret_cast<const char*>(tables) + offset) +
+         q * 16 * kLanes;
 }
 
 }  // namespace binjax
