@@ -82,7 +82,7 @@ def main() -> None:
     scores = [line["test_accuracy"] for line in lines]
     sd = statistics.stdev(scores) if len(scores) > 1 else 0.0
     seconds = statistics.median(line["seconds"] for line in lines)
-    versions = describe_environment(config, sys.argv)["versions"]
+    versions = describe_environment(config, sys.argv, {})["versions"]
     print(f"mean {statistics.mean(scores):.4f} ± {sd:.4f} over {len(scores)} seeds")
     if args.csv:
         new = not args.csv.exists()
