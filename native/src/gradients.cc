@@ -50,7 +50,7 @@ void kernel_gradient(ffi::ThreadPool& pool, KernelGradient k) {
   k.outside = s.pad_value == 0 ? nullptr : outside.data();
 
   const int64_t tasks = s.groups * k.channel_tasks * k.column_tasks;
-  const int64_t floats = 256 * lanes + k.vectors * taps * k.block * lanes;
+  const int64_t floats = kTableFloats * lanes + k.vectors * taps * k.block * lanes;
   const int64_t scratch = ceil_div(floats, 16) * 16;
   Memory memory = allocate(workers(pool, tasks) * scratch * 4);
   float* base = static_cast<float*>(memory.get());

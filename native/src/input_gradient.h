@@ -350,12 +350,12 @@ struct InputGradientLanes {
                                     float* sums) {
     for (int64_t c = 0; c < channels; ++c) {
       const uint64_t b = bits[c];
-      typename L::Vector even = L::load(entry<kLanes>(tables, b, 0));
-      typename L::Vector odd = L::load(entry<kLanes>(tables, b, 1));
+      typename L::Vector even = L::load(entry<kLanes, 4>(tables, b, 0));
+      typename L::Vector odd = L::load(entry<kLanes, 4>(tables, b, 1));
       BINJAX_UNROLL
       for (int q = 2; q < 8; q += 2) {
-        even += L::load(entry<kLanes>(tables, b, q));
-        odd += L::load(entry<kLanes>(tables, b, q + 1));
+        even += L::load(entry<kLanes, 4>(tables, b, q));
+        odd += L::load(entry<kLanes, 4>(tables, b, q + 1));
       }
       float* sum = sums + c * kLanes;
       L::store(sum, L::load(sum) + (even + odd));

@@ -1,7 +1,7 @@
 // Gradient of a binary convolution's kernels: out[tap][c][n] = sum over images and pixels of
-// x[image][pixel + tap][c] g[image][pixel][n], where x is +-1 and packed. "Four Russians": for four
-// images at a time the 16 signed sums of their rows of g are tabulated, and the bits of x choose
-// among them, so an addition does the work of four multiply-accumulates. Bits run along the images:
+// x[image][pixel + tap][c] g[image][pixel][n], where x is +-1 and packed. "Four Russians": for five
+// images at a time the 32 signed sums of their rows of g are tabulated, and the bits of x choose
+// among them, so an addition does the work of five multiply-accumulates. Bits run along the images:
 // a tap then only moves the pixel. A dense layer is the case of one pixel and one tap.
 //
 // Every element is summed in the same order however the work is divided among threads.
@@ -17,7 +17,9 @@
 
 namespace binjax {
 
-constexpr int kChunk = 64;                       // images whose bits fill a word of uint64_t
+constexpr int kFive = 5;            // images of one table
+constexpr int kChunk = 12 * kFive;  // images whose bits fill a word of uint64_t: 24 KiB of tables
+constexpr int64_t kTableFloats = 12 << kFive;    // of one lane
 constexpr int64_t kAccumulatorBytes = 80 << 10;  // of one vector of columns
 // A matrix is written in pieces of this many vectors of a row: with one, every store is to another
 // page.
@@ -29,7 +31,7 @@ struct KernelGradient {
   const uint32_t* x;                    // [n][h][w][groups][words]
   const uint32_t* mask;                 // [kh][kw][channels][ceil(n_out / 32)] or null
   float* out;                           // [kh][kw][channels][n_out]
-  const uint64_t* bits;                 // [chunk][h][w][groups][32 words], along 64 images
+  const uint64_t* bits;                 // [chunk][h][w][groups][32 words], along images
   const uint64_t* outside;              // bits of one pixel of padding, null if that is zero
   int64_t block;                        // channels of a task
   int64_t vectors;                      // of columns of a task
@@ -60,19 +62,19 @@ inline void turn_images(const KernelGradient& k, uint64_t* bits, int64_t chunk, 
   }
 }
 
-// Adds the tabulated sums of kGroups fours of images to the accumulators of `count` channels.
+// Adds the tabulated sums of kGroups fives of images to the accumulators of `count` channels.
 template <int kLanes, int kGroups>
 BINJAX_INLINE void add_groups(const uint64_t* bits, int64_t count, const float* tables,
                               float* accumulators) {
   using L = Lanes<kLanes>;
   for (int64_t c = 0; c < count; ++c) {
     const uint64_t b = bits[c];
-    typename L::Vector even = L::load(entry<kLanes>(tables, b, 0)), odd = {};
-    if (kGroups > 1) odd = L::load(entry<kLanes>(tables, b, 1));
+    typename L::Vector even = L::load(entry<kLanes, kFive>(tables, b, 0)), odd = {};
+    if (kGroups > 1) odd = L::load(entry<kLanes, kFive>(tables, b, 1));
     BINJAX_UNROLL
     for (int q = 2; q < kGroups; q += 2) {
-      even += L::load(entry<kLanes>(tables, b, q));
-      if (q + 1 < kGroups) odd += L::load(entry<kLanes>(tables, b, q + 1));
+      even += L::load(entry<kLanes, kFive>(tables, b, q));
+      if (q + 1 < kGroups) odd += L::load(entry<kLanes, kFive>(tables, b, q + 1));
     }
     float* sum = accumulators + c * kLanes;
     L::store(sum, L::load(sum) + (even + odd));
@@ -112,10 +114,6 @@ BINJAX_INLINE void add(int groups, const uint64_t* bits, int64_t count, const fl
     BINJAX_GROUPS(10)
     BINJAX_GROUPS(11)
     BINJAX_GROUPS(12)
-    BINJAX_GROUPS(13)
-    BINJAX_GROUPS(14)
-    BINJAX_GROUPS(15)
-    BINJAX_GROUPS(16)
 #undef BINJAX_GROUPS
   }
 }
@@ -130,16 +128,16 @@ BINJAX_INLINE void sum_columns(const KernelGradient& k, int64_t group, int64_t c
   const int64_t image = s.out_h * s.out_w * s.n_out;
   for (int64_t chunk = 0; chunk < k.chunks(); ++chunk) {
     const int64_t first = chunk * kChunk, images = std::min<int64_t>(kChunk, s.n - first);
-    const int groups = static_cast<int>(ceil_div(images, 4));
+    const int groups = static_cast<int>(ceil_div(images, kFive));
     for (int64_t pixel = 0; pixel < s.out_h * s.out_w; ++pixel) {
       const float* g = k.g + first * image + pixel * s.n_out + n0;
       for (int q = 0; q < groups; ++q) {
-        typename L::Vector f[4];
-        for (int j = 0; j < 4; ++j) {
-          const int64_t i = 4 * q + j;
+        typename L::Vector f[kFive];
+        for (int j = 0; j < kFive; ++j) {
+          const int64_t i = kFive * q + j;
           f[j] = i < images ? L::load(g + i * image, lanes) : typename L::Vector{};
         }
-        signed_sums<kLanes>(f, tables + q * 16 * kLanes);
+        five_signed_sums<kLanes>(f, tables + (q << kFive) * kLanes);
       }
       const int64_t top = pixel / s.out_w * s.stride[0] - s.pad[0];
       const int64_t left = pixel % s.out_w * s.stride[1] - s.pad[2];
@@ -169,7 +167,7 @@ BINJAX_INLINE void task(const KernelGradient& k, int64_t index, float* scratch) 
   const int64_t n0 = group * width + column * k.vectors * kLanes;
   const int64_t n1 = std::min(end, n0 + k.vectors * kLanes);
   const int64_t size = taps * count * kLanes;
-  float* sums = scratch + 256 * kLanes;
+  float* sums = scratch + kTableFloats * kLanes;
   for (int64_t n = n0, v = 0; n < n1; n += kLanes, ++v) {
     const int64_t lanes = std::min<int64_t>(kLanes, end - n);
     sum_columns<kLanes>(k, group, c0, count, n, lanes, scratch, sums + v * size);
