@@ -35,9 +35,9 @@ class Argument:
 
     Attributes:
         name: the kernel's parameter.
-        type: Triton's name of the type: "*u32", "*u16", "*i32", "*fp32", "*i1" (a boolean
-            array's bytes), "i32", "i64". Those with a star are pointers to device buffers of at
-            least 16-byte alignment.
+        type: Triton's name of the type: "*u32", "*u16", "*i32", "*fp32", "*bf16", "*fp16", "*i1"
+            (a boolean array's bytes), "i32", "i64". Those with a star are pointers to device
+            buffers of at least 16-byte alignment.
         value: a scalar's value; None for pointers.
     """
 
@@ -108,7 +108,7 @@ def gemm(
             that cannot do this.
     """
     for name, size in (("m", m), ("n", n), ("k", k)):
-        _check_extent(name, size)
+        check_extent(name, size)
     if epilogue not in _OUTPUT_TYPE:
         raise ValueError(f'epilogue is "dot", "affine" or "threshold", not {epilogue!r}')
     chosen = choose(m, n, compute_capability)
@@ -145,7 +145,7 @@ def gemm(
         kernel=tile.kernel,
         arguments=tuple(arguments),
         constants=tuple(constants.items()),
-        grid=_grid(math.ceil(m / tile.block_m) * math.ceil(n / tile.block_n)),
+        grid=one_axis(math.ceil(m / tile.block_m) * math.ceil(n / tile.block_n)),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         max_registers=tile.max_registers,
@@ -183,8 +183,8 @@ def pack(
     Raises:
         ValueError: a size out of range, an unknown layout or a dtype that cannot be packed.
     """
-    _check_extent("rows", rows)
-    _check_extent("k", k)
+    check_extent("rows", rows)
+    check_extent("k", k)
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"pack needs float32, float16 or bfloat16, got {dtype}; convert first")
     if layout not in ("row-major", "word-major"):
@@ -222,7 +222,7 @@ def pack(
             Argument("out_ptr", "*u32"),
         ),
         constants=tuple(constants.items()),
-        grid=_grid(math.ceil(rows / block_r) * math.ceil(words / block_w)),
+        grid=one_axis(math.ceil(rows / block_r) * math.ceil(words / block_w)),
         num_warps=4,
         num_stages=1,
         max_registers=None,
@@ -234,7 +234,8 @@ def pack(
     )
 
 
-def _check_extent(name: str, size: int) -> None:
+def check_extent(name: str, size: int) -> None:
+    """Raise ValueError unless a kernel can take a matrix of this many rows or columns."""
     if not 1 <= size <= MAX_EXTENT:
         raise ValueError(
             f"{name} must be 1 to {MAX_EXTENT} for a Triton kernel, got {size}; "
@@ -275,7 +276,8 @@ def _check_tile(tile: Tile, epilogue: Epilogue, compute_capability: int) -> None
         raise ValueError(f"bmma needs block_k=8, the words of one instruction, got {tile.block_k}")
 
 
-def _grid(programs: int) -> tuple[int, int, int]:
+def one_axis(programs: int) -> tuple[int, int, int]:
+    """A grid of so many programs along x; ValueError where there cannot be one."""
     if programs >= 2**31:
         raise ValueError(f"{programs} programs exceed a grid's 2^31 - 1; split the matrix")
     return programs, 1, 1

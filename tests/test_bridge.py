@@ -18,10 +18,12 @@ from jax.interpreters import mlir
 triton = pytest.importorskip("triton", reason="the Triton back end needs triton")
 
 from tools import interpret, payload  # noqa: E402
+from tools.gradients import KINDS, problem, worst  # noqa: E402
 from tools.ptx import Kernel  # noqa: E402
 
 from binjax.xnor import bridge, xla  # noqa: E402
 from kernels_triton import aot  # noqa: E402
+from kernels_triton.gradient_launch import Gradient, gradient  # noqa: E402
 from kernels_triton.launch import Launch, gemm  # noqa: E402
 
 COMPILER = bridge.compiler_status()
@@ -169,6 +171,57 @@ def test_packed_columns_in_the_emulator(
     np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.usefixtures("emulator")
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_the_emulator(kind: Gradient, dtype: str, masked: bool) -> None:
+    operands, exact, norm = problem(kind, 37, 70, 77, dtype, masked)
+    g, packed, *mask = map(jnp.asarray, operands)
+    result = getattr(bridge, kind)(g, packed, 77, *mask)
+    assert worst(np.asarray(result), exact, norm) <= 2e-6
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 5), (3, 0, 5), (3, 5, 0)], ids=str)
+def test_empty_gradients_need_no_kernel(sizes: tuple[int, int, int]) -> None:
+    m, n, k = sizes
+    g, width = jnp.ones((m, n)), -(-k // 32)
+    for function, rows, shape in (
+        (bridge.input_gradient, n, (m, k)),
+        (bridge.weight_gradient, m, (k, n)),
+    ):
+        result = function(g, jnp.ones((rows, width), jnp.uint32), k)
+        assert result.dtype == jnp.float32
+        np.testing.assert_array_equal(result, np.zeros(shape))
+
+
+def test_operands_that_no_gradient_takes() -> None:
+    g, wp = jnp.ones((4, 5)), jnp.zeros((5, 3), jnp.uint32)
+    with pytest.raises(ValueError, match=r"packed has shape \(4, 3\); expected \(5, 3\)"):
+        bridge.input_gradient(g, wp[:4], 77)
+    with pytest.raises(ValueError, match=r"mask has shape \(4, 2\); expected \(4, 3\)"):
+        bridge.input_gradient(g, wp, 77, jnp.zeros((4, 2), jnp.uint32))
+    with pytest.raises(ValueError, match=r"mask has shape \(77, 2\); expected \(77, 1\)"):
+        bridge.weight_gradient(g, wp[:4], 77, jnp.zeros((77, 2), jnp.uint32))
+    with pytest.raises(TypeError, match="packed has dtype int32; it must be uint32"):
+        bridge.input_gradient(g, wp.astype(jnp.int32), 77)
+    with pytest.raises(TypeError, match="g has dtype int32; expected one of float32"):
+        bridge.input_gradient(g.astype(jnp.int32), wp, 77)
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (300, 257, 4099), (256, 4096, 128)], ids=str)
+def test_gradients_on_the_gpu(kind: Gradient, dtype: str, shape: tuple[int, int, int]) -> None:
+    operands, exact, norm = problem(kind, *shape, dtype, True)
+    function = functools.partial(getattr(bridge, kind), k=shape[2])
+    with jax.default_device(jax.local_devices(backend="cuda")[0]):
+        call = jax.jit(lambda g, packed, mask: function(g, packed, mask=mask))
+        result = call(*map(jnp.asarray, operands))
+    assert worst(np.asarray(result), exact, norm) <= (1e-5 if dtype == "float32" else 1e-4)
+
+
 @needs_gpu
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 130, 77), (300, 257, 4099)], ids=str)
@@ -236,6 +289,50 @@ def test_the_payload_computes_the_product(m: int, epilogue: xla.Epilogue) -> Non
     Kernel(call.ptx).launch(call.grid, arguments, shared_bytes=call.shared_bytes)
     expected = xla.finish(dot, *operands, epilogue=epilogue)
     np.testing.assert_array_equal(out, expected)
+
+
+@needs_plugin
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_payload_of_a_gradient(kind: Gradient, capability: int, dtype: str, masked: bool) -> None:
+    m, n, k = sizes = (70, 40, 77)
+    of_x = kind == "input_gradient"
+    shapes = [jax.ShapeDtypeStruct((m, n), dtype), words(n if of_x else m, 3)]
+    if masked:
+        shapes.append(words(*((m, 3) if of_x else (k, 2))))
+    function = getattr(bridge, kind)
+    text = lowered(
+        lambda g, packed, *mask: function(g, packed, k, *mask, compute_capability=capability),
+        *shapes,
+    )
+    (call,) = payload.calls(text)
+    launch = gradient(kind, *sizes, dtype, masked=masked, compute_capability=capability)
+    compiled = aot.compile_launch(launch, capability)
+    assert call.name == f"binjax_{kind}" and call.kernel == compiled.name == kind
+    assert call.ptx == compiled.ptx and f".target {CAPABILITIES[capability]}" in call.ptx
+    assert call.compute_capability == capability and call.grid == launch.grid
+    assert (call.num_warps, call.shared_bytes) == (launch.num_warps, compiled.shared_bytes)
+    pointers, numbers = [("pointer", 16)] * (2 + masked), [("i32", size) for size in sizes]
+    assert call.parameters == (*pointers, *numbers, ("pointer", 16))
+
+
+@needs_plugin
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_payload_computes_the_gradient(kind: Gradient) -> None:
+    operands, exact, norm = problem(kind, 20, 40, 77, "float32", True)
+    function = getattr(bridge, kind)
+    text = lowered(
+        lambda g, packed, mask: function(g, packed, 77, mask, compute_capability=80),
+        *map(jnp.asarray, operands),
+    )
+    (call,) = payload.calls(text)
+    out = np.zeros(exact.shape, np.float32)
+    pointers = iter([*map(protected, operands), out])
+    arguments = [next(pointers) if name == "pointer" else v for name, v in call.parameters]
+    Kernel(call.ptx).launch(call.grid, arguments, shared_bytes=call.shared_bytes)
+    assert worst(out, exact, norm) <= 2e-6
 
 
 @needs_plugin

@@ -737,6 +737,84 @@ def test_saturating_product() -> None:
     assert (wrapped < 0).all() and (saturated == 2**31 - 1).all()
 
 
+FLOAT_FORMS = {
+    "m16n8k16.row.col.f32.bf16.bf16.f32": (ml_dtypes.bfloat16, 16),
+    "m16n8k8.row.col.f32.bf16.bf16.f32": (ml_dtypes.bfloat16, 8),
+    "m16n8k16.row.col.f32.f16.f16.f32": (np.float16, 16),
+    "m16n8k8.row.col.f32.f16.f16.f32": (np.float16, 8),
+    "m16n8k8.row.col.f32.tf32.tf32.f32": (np.float32, 8),
+    "m16n8k4.row.col.f32.tf32.tf32.f32": (np.float32, 4),
+}
+
+
+def multiply_floats(form: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """One mma of [warps, 16, k] by [warps, 8, k], both of its type, plus float32 [warps, 16, 8].
+
+    Element i of a lane's fragments, as the PTX ISA writes it.
+    """
+    k = a.shape[-1]
+    per_word = 4 // a.itemsize
+    n_a = 16 * k // 32
+    left = np.zeros((len(a), 32, n_a), a.dtype)
+    right = np.zeros((len(a), 32, n_a // 2), a.dtype)
+    sums, result = np.zeros((len(a), 32, 4), np.float32), np.zeros_like(c)
+    places = [
+        [(lane // 4 + 8 * (i >= 2), lane % 4 * 2 + i % 2) for i in range(4)] for lane in range(32)
+    ]
+    for lane in range(32):
+        for i in range(n_a):
+            row, column = place(i, per_word, lane, k // 2)
+            left[:, lane, i] = a[:, lane // 4 + row, column]
+        for i in range(n_a // 2):
+            column = lane % 4 * per_word + i % per_word + (k // 2 if i >= per_word else 0)
+            right[:, lane, i] = b[:, lane // 4, column]
+        for i, (row, column) in enumerate(places[lane]):
+            sums[:, lane, i] = c[:, row, column]
+    fragments = [x.view(np.uint32) for x in (left, right)]
+    out = multiply_fragments("mma.sync.aligned." + form, *fragments, sums.view(np.int32))
+    for lane in range(32):
+        for i, (row, column) in enumerate(places[lane]):
+            result[:, row, column] = out.view(np.float32)[:, lane, i]
+    return result
+
+
+@pytest.mark.parametrize("form", FLOAT_FORMS)
+def test_products_of_floats(form: str) -> None:
+    dtype, k = FLOAT_FORMS[form]
+    rng = np.random.default_rng(k)
+    a, b = (rng.integers(-9, 10, (3, n, k)).astype(dtype) for n in (16, 8))
+    c = rng.integers(-1000, 1000, (3, 16, 8)).astype(np.float32)
+    expected = a.astype(np.float32) @ b.astype(np.float32).swapaxes(1, 2) + c
+    np.testing.assert_array_equal(multiply_floats(form, a, b, c), expected)
+
+
+@pytest.mark.parametrize("form", FLOAT_FORMS)
+def test_sums_of_floats_are_truncated(form: str) -> None:
+    dtype, k = FLOAT_FORMS[form]
+    rng = np.random.default_rng(k)
+    a, b = (rng.normal(size=(1, n, k)).astype(dtype) for n in (16, 8))
+    c = rng.normal(size=(1, 16, 8)).astype(np.float32)
+    result = multiply_floats(form, a, b, c)
+    if dtype == np.float32:  # of tf32 10 bits of the significand count
+        a, b = ((x.view(np.uint32) & 0xFFFFE000).view(np.float32) for x in (a, b))
+    exact = a.astype("f8") @ b.astype("f8").swapaxes(1, 2) + c
+    step = np.spacing(np.abs(result)).astype("f8")
+    assert (np.abs(result) <= np.abs(exact)).all()
+    assert (np.abs(exact) < np.abs(result) + step).all()
+    assert (result != exact.astype("f4")).any()
+
+
+def test_special_values_in_products_of_floats() -> None:
+    form = "m16n8k16.row.col.f32.bf16.bf16.f32"
+    a, b = (np.ones((1, n, 16), ml_dtypes.bfloat16) for n in (16, 8))
+    a[0, 0, 3], a[0, 1, 3], b[0, 2, 3] = np.inf, np.nan, -1
+    a[0, 2, :4] = 2.0**127
+    c = np.zeros((1, 16, 8), np.float32)
+    result = multiply_floats(form, a, b, c)[0]
+    assert (result[0, 1], result[0, 2], result[2, 0]) == (np.inf, -np.inf, np.inf)
+    assert np.isnan(result[1]).all() and (result[3, 1], result[3, 2]) == (16, 14)
+
+
 # Control flow
 
 
@@ -915,7 +993,7 @@ def test_other_faults() -> None:
         "mov.u32 %r1, %clock",
         "ld.global.L2::cache_hint.b32 %r1, [%d0], %d1",
         "ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8 {%r1, %r2}, [%r0]",
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r1}, {%r1}, {%r1}, {%r1}",
+        "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r1}, {%r1}, {%r1}, {%r1}",
     ],
 )
 def test_unknown_instructions_are_named(statement: str) -> None:

@@ -39,10 +39,10 @@ from binjax.xnor.target import TARGET_VARIABLE as TARGET_VARIABLE
 from binjax.xnor.target import (
     Status,
     TritonUnavailable,
-    device_capabilities,
+    choose_capability,
     dotted,
-    target_capability,
 )
+from binjax.xnor.target import device_capabilities as _device_capabilities
 from binjax.xnor.xla import Epilogue
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def status() -> Status:
     Initialises JAX's back ends if triton and the plugin are there.
     """
     target = target_status()
-    if not target.usable or device_capabilities():
+    if not target.usable or _device_capabilities():
         return target
     return Status(False, f"JAX finds no CUDA device, only {jax.default_backend()}")
 
@@ -83,7 +83,7 @@ def target_status() -> Status:
         target = target_capability()
     except (TritonUnavailable, ValueError) as error:
         return Status(False, str(error))
-    lowest = min([target, *device_capabilities()])
+    lowest = min([target, *_device_capabilities()])
     if lowest < LOWEST_CAPABILITY:
         needed = f"the kernels need {dotted(LOWEST_CAPABILITY)}"
         return Status(False, f"the GPU's compute capability is {dotted(lowest)}; {needed}")
@@ -99,6 +99,15 @@ def compiler_status() -> Status:
     except TritonUnavailable as error:
         return Status(False, str(error))
     return Status(True, "triton and JAX's CUDA plugin are installed")
+
+
+def target_capability(explicit: int | None = None) -> int:
+    """The compute capability to compile for, as 10 · major + minor.
+
+    The first of: the argument, the environment variable ``BINJAX_TARGET_CC``, the GPU's own, 90.
+    Raises ValueError for another variable, TritonUnavailable for GPUs of several capabilities.
+    """
+    return choose_capability(explicit, _device_capabilities)
 
 
 def _plugin() -> Any:
@@ -287,13 +296,8 @@ def weight_gradient(
 ) -> jax.Array:
     """Gradient of w in ``x [M, k] @ w [k, N]``: ``x.T @ g``, ``float32[k, N]``.
 
-    Args:
-        g, k, compute_capability: see :func:`input_gradient`.
-        xp: words of x ``uint32[M, ceil(k/32)]``, ±1 packed along k.
-        mask: words ``uint32[k, ceil(N/32)]``; where a bit is 0 the gradient is 0.
-
-    Raises:
-        TypeError, ValueError: as :func:`input_gradient`.
+    As :func:`input_gradient`, with words ``xp uint32[M, ceil(k/32)]`` of x, and a mask
+    ``uint32[k, ceil(N/32)]``.
     """
     return _gradient("weight_gradient", g, xp, k, mask, compute_capability)
 

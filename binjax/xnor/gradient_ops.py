@@ -25,6 +25,8 @@ from binjax.xnor.xla_gradient import is_matrix_product
 input_gradient_p = Primitive("binjax_input_gradient")
 kernel_gradient_p = Primitive("binjax_kernel_gradient")
 
+LARGEST_TRITON = 2**22
+"""Columns and elements up to which offsets in a block of the Triton kernels fit 32 bits."""
 FEWEST_ROWS = 8
 """Rows (images times pixels, for a matrix product) below which float products are faster."""
 
@@ -218,7 +220,8 @@ def _triton_input(
     image: Pair,
     groups: int,
 ) -> jax.Array:
-    if not is_matrix_product(geometry, wp.shape[1:3], groups):
+    plain = is_matrix_product(geometry, wp.shape[1:3], groups)
+    if not plain or max(wp.shape[0], geometry.channels) > LARGEST_TRITON:
         return xla_gradient.input_gradient(
             g, wp, *mask, geometry=geometry, image=image, groups=groups
         )
@@ -231,7 +234,8 @@ def _triton_input(
 def _triton_kernel(
     g: jax.Array, xp: jax.Array, *mask: jax.Array, geometry: Geometry, kernel: Pair
 ) -> jax.Array:
-    if not is_matrix_product(geometry, kernel, xp.shape[3]):
+    plain = is_matrix_product(geometry, kernel, xp.shape[3])
+    if not plain or max(g.shape[3], geometry.channels) > LARGEST_TRITON:
         return xla_gradient.kernel_gradient(g, xp, *mask, geometry=geometry, kernel=kernel)
     rows = g.reshape(-1, g.shape[3])
     words = [m.reshape(-1, m.shape[-1]) for m in mask]

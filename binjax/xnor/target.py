@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -23,10 +24,8 @@ class Status:
     reason: str
 
 
-def target_capability(explicit: int | None = None) -> int:
-    """The compute capability to compile for, as 10 · major + minor.
-
-    The first of: the argument, the environment variable ``BINJAX_TARGET_CC``, the GPU's own, 90.
+def choose_capability(explicit: int | None, found: Callable[[], list[int]]) -> int:
+    """The first of: the argument, ``BINJAX_TARGET_CC``, the one GPU that is found, 90.
 
     Raises:
         ValueError: the environment variable is not such a number.
@@ -41,13 +40,13 @@ def target_capability(explicit: int | None = None) -> int:
         raise ValueError(
             f"{TARGET_VARIABLE}={wanted!r}: expected 10 · major + minor, such as 90 for 9.0"
         )
-    found = device_capabilities()
-    if len(found) > 1:
+    capabilities = found()
+    if len(capabilities) > 1:
         raise TritonUnavailable(
-            f"GPUs of several compute capabilities, {', '.join(map(dotted, found))}; make equal "
-            f"ones visible (CUDA_VISIBLE_DEVICES) or set {TARGET_VARIABLE}"
+            f"GPUs of several compute capabilities, {', '.join(map(dotted, capabilities))}; make "
+            f"equal ones visible (CUDA_VISIBLE_DEVICES) or set {TARGET_VARIABLE}"
         )
-    return found[0] if found else DEFAULT_TARGET
+    return capabilities[0] if capabilities else DEFAULT_TARGET
 
 
 def device_capabilities() -> list[int]:

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import triton
 import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 SUFFIX = "_interpreted"
 
@@ -70,6 +72,7 @@ def interpreted_library() -> Iterator[None]:
     modules = (tl, tl.core, tl.math, tl.standard)
     classes = (tl.core.tensor, tl.core.dtype, tl.core.condition, tl.core.tensor_descriptor_base)
     before = {owner: dict(vars(owner)) for owner in (*modules, *classes)}
+    create_dot = InterpreterBuilder.create_dot
     try:
         with triton.knobs.runtime.scope():
             triton.knobs.runtime.interpret = True
@@ -77,8 +80,10 @@ def interpreted_library() -> Iterator[None]:
                 for name, member in members.items():
                     if isinstance(member, triton.JITFunction):
                         setattr(owner, name, triton.jit(member.fn))
+            InterpreterBuilder.create_dot = dot
             yield
     finally:
+        InterpreterBuilder.create_dot = create_dot
         for owner, members in before.items():
             for name, member in list(vars(owner).items()):
                 if name not in members:
@@ -87,6 +92,21 @@ def interpreted_library() -> Iterator[None]:
                         delattr(owner, name)
                 elif member is not members[name]:
                     setattr(owner, name, members[name])
+
+
+def dot(
+    builder: InterpreterBuilder,
+    a: TensorHandle,
+    b: TensorHandle,
+    c: TensorHandle,
+    *precision: object,
+) -> TensorHandle:
+    """``tl.dot``. Triton 3.9's own multiplies bfloat16 as the integers that it is kept as."""
+    left, right = (
+        x.data.view(ml_dtypes.bfloat16) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b)
+    )
+    dtype = c.data.dtype
+    return TensorHandle(left.astype(dtype) @ right.astype(dtype) + c.data, c.dtype.scalar)
 
 
 class Tensor:

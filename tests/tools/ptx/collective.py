@@ -1,7 +1,8 @@
-"""Warp-wide instructions: shuffles, reductions, votes, matrix fragments, binary and int8 products.
+"""Warp-wide instructions: shuffles, reductions, votes, matrix fragments, matrix products.
 
 They must be reached by whole warps. Fragment layouts: PTX ISA, "Matrix multiply-accumulate
-operation using mma instruction"; in units of 32-bit words that of .b1 is that of .s8.
+operation using mma instruction"; in units of 32-bit words those of .b1, .f16, .bf16 and .tf32 are
+that of .s8.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from tools.ptx.parse import BOOL, TYPES, Address, Operand, Register, Vector
 from tools.ptx.table import Action, Table
 
 TABLE = Table()
-U32, S32 = TYPES["u32"], TYPES["s32"]
+U32, S32, F32 = TYPES["u32"], TYPES["s32"], TYPES["f32"]
 LANE = np.arange(WARP)
 GROUP, IN_GROUP = LANE // 4, LANE % 4
 
@@ -139,17 +140,67 @@ def byte_product(a_type: np.dtype, b_type: np.dtype) -> Callable[..., np.ndarray
 
 @TABLE(r"mma\.sync\.aligned\.m16n8k(128|256)\.row\.col\.s32\.b1\.b1\.s32\.(and|xor)\.popc")
 def multiply_bits(k: str, name: str) -> Action:
-    return multiply(int(k) // 32, binary_product(REDUCE[name]), saturate=False)
+    return multiply(int(k) // 32, binary_product(REDUCE[name]), integer_sum(False))
 
 
 @TABLE(r"mma\.sync\.aligned\.m16n8k(16|32)\.row\.col(\.satfinite)?\.s32\.([su]8)\.([su]8)\.s32")
 def multiply_bytes(k: str, saturate: str | None, a_type: str, b_type: str) -> Action:
     product = byte_product(TYPES[a_type], TYPES[b_type])
-    return multiply(int(k) // 4, product, saturate=saturate is not None)
+    return multiply(int(k) // 4, product, integer_sum(saturate is not None))
 
 
-def multiply(n_words: int, product: Callable[..., np.ndarray], saturate: bool) -> Action:
-    """D = product(A, B) + C with A [16, n_words] and B [8, n_words] of 32-bit words, C [16, 8]."""
+@TABLE(r"mma\.sync\.aligned\.m16n8k(8|16)\.row\.col\.f32\.(f16|bf16)\.(f16|bf16)\.f32")
+def multiply_halves(k: str, a_type: str, b_type: str) -> Action | None:
+    if a_type != b_type:
+        return None
+    return multiply(int(k) // 2, float_product(TYPES[a_type]), float32_sum, F32)
+
+
+@TABLE(r"mma\.sync\.aligned\.m16n8k(4|8)\.row\.col\.f32\.tf32\.tf32\.f32")
+def multiply_tf32(k: str) -> Action:
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        # The low 13 bits of a register are not read.
+        a, b = ((x & U32.type(0xFFFFE000)).view(F32).astype("f8") for x in (a, b))
+        return a @ b.swapaxes(1, 2)
+
+    return multiply(int(k), product, float32_sum, F32)
+
+
+def float_product(dtype: np.dtype) -> Callable[..., np.ndarray]:
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = (np.ascontiguousarray(x).view(dtype).astype("f8") for x in (a, b))
+        return a @ b.swapaxes(1, 2)
+
+    return product
+
+
+def float32_sum(product: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The sum, of which that of the products is float64's, truncated.
+
+    PTX leaves order and rounding open ("at least single precision"). That tensor cores truncate
+    was found by Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores".
+    """
+    total = product + c.astype("f8")
+    nearest = total.astype("f4")
+    outwards = np.isfinite(nearest) & (np.abs(nearest.astype("f8")) > np.abs(total))
+    return np.where(outwards, np.nextafter(nearest, F32.type(0)), nearest)
+
+
+def integer_sum(saturate: bool) -> Callable[..., np.ndarray]:
+    def total(product: np.ndarray, c: np.ndarray) -> np.ndarray:
+        wide = product + c
+        return (np.clip(wide, -(2**31), 2**31 - 1) if saturate else wide).astype(S32)
+
+    return total
+
+
+def multiply(
+    n_words: int,
+    product: Callable[..., np.ndarray],
+    add: Callable[..., np.ndarray],
+    dtype: np.dtype = S32,
+) -> Action:
+    """D = add(product(A, B), C), A [16, n_words] and B [8, n_words] of 32-bit words, C [16, 8]."""
     blocks = [(row, word) for word in range(0, n_words, 4) for row in (0, 8)]
 
     def run(m: Machine, d: Vector, a: Vector, b: Vector, c: Vector) -> None:
@@ -163,9 +214,7 @@ def multiply(n_words: int, product: Callable[..., np.ndarray], saturate: bool) -
         result = product(left, right)
         places = [(row, column) for row in (0, 8) for column in (0, 1)]
         for target, item, (row, column) in zip(d.items, c.items, places, strict=True):
-            total = result[:, GROUP + row, 2 * IN_GROUP + column] + words(m, item, S32)
-            if saturate:
-                total = np.clip(total, -(2**31), 2**31 - 1)
-            m.write(target, total.astype(S32).reshape(-1))
+            part = result[:, GROUP + row, 2 * IN_GROUP + column]
+            m.write(target, add(part, words(m, item, dtype)).reshape(-1))
 
     return run

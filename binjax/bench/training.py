@@ -1,0 +1,279 @@
+"""Whole training steps of binjax and of others on the same networks, timed side by side."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from binjax import layers, losses, models, optim
+from binjax.bench import plain, torch_train
+from binjax.bench.plan import usable_threads
+from binjax.config import schema
+from binjax.models.options import Compute
+from binjax.train.optimizer import make_optimizer, make_schedule
+from binjax.train.state import Totals, TrainState
+from binjax.train.step import make_gradient, make_step
+
+VARIANTS = ("plain", "plain-real", "float", "packed", "int16", "lean", "torch")
+"""Plain JAX with signs and without any; binjax in floats, packed with each memory; PyTorch."""
+PAUSE = 0.03  # seconds until idle workers of a library have ceased to spin
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network and a batch.
+
+    Attributes:
+        build: ``build(compute, pixels, rngs)`` makes binjax's model.
+        image: (h, w, c).
+        batch: images of a step.
+        eps, momentum: of its batch normalization.
+    """
+
+    build: Callable[..., nnx.Module]
+    image: tuple[int, int, int]
+    batch: int
+    eps: float = 1e-4
+    momentum: float = 0.9
+
+
+class Stepper(NamedTuple):
+    """One way to make training steps.
+
+    Attributes:
+        run: makes one step to the end; returns its loss.
+        temp_bytes: temporary memory of the compiled step, None if it is not known.
+        pool: whose worker threads do the work.
+        compiled: how often it was compiled so far.
+    """
+
+    run: Callable[[], float]
+    temp_bytes: int | None
+    pool: str
+    compiled: Callable[[], int]
+
+
+class Measurement(NamedTuple):
+    """Milliseconds of a step (median and least over rounds), MiB of temporary memory."""
+
+    variant: str
+    median_ms: float
+    least_ms: float
+    rounds: int
+    temp_mib: float | None
+    first_loss: float
+
+
+def _mlp(compute: Compute, pixels: bool, rngs: nnx.Rngs, widths: Sequence[int]) -> nnx.Module:
+    options: dict[str, Any] = {"input_dropout": 0.0, "hidden_dropout": 0.0, "use_bias": False}
+    return models.mlp(
+        (28, 28, 1), 10, widths=widths, pixels=pixels, compute=compute, rngs=rngs, **options
+    )
+
+
+def _convnet(compute: Compute, pixels: bool, rngs: nnx.Rngs) -> nnx.Module:
+    return models.cifar10_convnet(
+        (32, 32, 3), 10, use_bias=False, pixels=pixels, compute=compute, rngs=rngs
+    )
+
+
+def _larq(compute: Compute, pixels: bool, rngs: nnx.Rngs) -> nnx.Module:
+    return models.larq_cifar10((32, 32, 3), 10, pixels=pixels, compute=compute, rngs=rngs)
+
+
+def _blocks(compute: Compute, pixels: bool, rngs: nnx.Rngs, count: int, n: int) -> nnx.Module:
+    options: dict[str, Any] = {"backend": compute.backend, "rngs": rngs}
+    chain: dict[str, nnx.Module] = {
+        "conv1": layers.BinaryConv(3, n, input_quantizer=None, pixels=pixels, **options),
+        "norm1": layers.BatchNorm(n),
+    }
+    for i in range(2, count + 2):
+        chain[f"conv{i}"] = layers.BinaryConv(n, n, **options)
+        chain[f"norm{i}"] = layers.BatchNorm(n)
+    last = count + 2
+    chain["flatten"] = layers.Flatten()
+    chain[f"dense{last}"] = layers.BinaryDense(32 * 32 * n, 10, **options)
+    chain[f"norm{last}"] = layers.BatchNorm(10)
+    return layers.Sequential(chain, memory=compute.memory)
+
+
+_MNIST, _CIFAR = (28, 28, 1), (32, 32, 3)
+_MLP_4096 = functools.partial(_mlp, widths=(4096, 4096, 4096))
+PROBLEMS: Mapping[str, Problem] = MappingProxyType(
+    {
+        "mlp-4096-b100": Problem(_MLP_4096, _MNIST, 100),
+        "mlp-4096-b1000": Problem(_MLP_4096, _MNIST, 1000),
+        "mlp-1024-b100": Problem(functools.partial(_mlp, widths=(1024, 1024)), _MNIST, 100),
+        "larq-cifar10-b50": Problem(_larq, _CIFAR, 50, eps=1e-3, momentum=0.999),
+        "convnet-b50": Problem(_convnet, _CIFAR, 50),
+        "blocks-b32": Problem(functools.partial(_blocks, count=20, n=64), _CIFAR, 32),
+    }
+)
+"""784-4096-4096-4096-10 and 784-1024-1024-10; the CIFAR-10 networks of Larq's tutorial and of the
+paper; 20 binary convolutions of 64 channels on 32x32 images."""
+
+
+def describe_net(model: nnx.Module, eps: float, momentum: float) -> plain.Net:
+    """The network as plain JAX and torch build it."""
+    names = getattr(model, "names", ())
+    found, flatten = [], False
+    for name in names:
+        kind = name.rstrip("0123456789")
+        if kind in ("dense", "conv"):
+            number = int(name[len(kind) :])
+            padding = getattr(getattr(model, name), "padding", "SAME")
+            pool = f"pool{number}" in names
+            found.append(plain.Layer(number, kind, padding, pool, flatten))
+        flatten = kind == "flatten"
+    return plain.Net(tuple(found), eps, momentum)
+
+
+def make_stepper(problem: Problem, variant: str) -> Stepper:
+    """A variant on a problem, from binjax's initial parameters of seed 0.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (problem.batch, *problem.image), np.uint8)
+    labels = rng.integers(0, 10, problem.batch).astype(np.int32)
+    scaled = (2 / 255 * pixels - 1).astype(np.float32)
+
+    def build(compute: Compute) -> nnx.Module:
+        return problem.build(compute=compute, pixels=True, rngs=nnx.Rngs(0))
+
+    if variant in ("plain", "plain-real", "torch"):
+        model = build(Compute())
+        _, params, stats = layers.split(model)
+        net = describe_net(model, problem.eps, problem.momentum)
+        if variant == "torch":
+            step = torch_train.make_step(net, params, usable_threads())
+            return Stepper(lambda: step(scaled, labels), None, "torch", lambda: 1)
+        optimizer = optax.adam(1e-3)
+        state = (params, stats, optimizer.init(params))
+        jitted = plain.make_step(net, optimizer, binarize=variant == "plain")
+        return _jax_stepper(jitted, state, scaled, labels, lambda found: found)
+
+    memory = variant if variant in ("int16", "lean") else "full"
+    compute = Compute("float" if variant == "float" else "auto", memory)  # type: ignore[arg-type]
+    options = schema.Adam(learning_rate=1e-3)
+    abstract = nnx.eval_shape(functools.partial(build, compute))
+    mask = optim.variable_mask(abstract, layers.BinaryWeight)
+    transform = make_optimizer(options, make_schedule(options, 1, 1), mask)
+    graphdef, params, stats = layers.split(build(compute))
+    loss = losses.LABEL_LOSSES["squared_hinge"]
+    gradient = make_gradient(graphdef, loss, lambda key, x: x, lambda x: x)
+    train_state = TrainState(
+        params=params,
+        stats=stats,
+        opt_state=transform.init(params),
+        key=jax.random.key_data(jax.random.key(0)),
+        step=jnp.int32(0),
+        totals=Totals.zero(),
+        epoch_signs={},
+        failed_step=jnp.int32(-1),
+    )
+    jitted = make_step(gradient, transform)
+    return _jax_stepper(jitted, train_state, pixels, labels, lambda metrics: metrics["loss"])
+
+
+def _jax_stepper(
+    step: Any, state: Any, images: Any, labels: Any, read: Callable[[Any], Any]
+) -> Stepper:
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    memory = step.lower(state, images, labels).compile().memory_analysis()
+    held = [state]
+
+    def run() -> float:
+        held[0], found = step(held[0], images, labels)
+        jax.block_until_ready(held[0])
+        return float(read(found))
+
+    temp = None if memory is None else int(memory.temp_size_in_bytes)
+    return Stepper(run, temp, "jax", step._cache_size)
+
+
+def race(
+    problem: Problem,
+    variants: Sequence[str],
+    *,
+    seconds: float,
+    most_rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Measurement | str]:
+    """Time variants in interleaved rounds; a string says why one is missing.
+
+    Raises:
+        RuntimeError: the first losses of binjax's variants differ, or one was compiled again.
+    """
+    steppers: dict[str, Stepper] = {}
+    for variant in variants:
+        try:
+            steppers[variant] = make_stepper(problem, variant)
+        except ImportError as error:
+            yield f"{variant}: left out, {error}"
+    first = {variant: stepper.run() for variant, stepper in steppers.items()}
+    ours = {v: first[v] for v in first if v in ("float", "packed", "int16", "lean")}
+    if len(set(ours.values())) > 1:
+        raise RuntimeError(f"first losses differ: {ours}")
+    once = {variant: _sample(stepper, clock) for variant, stepper in steppers.items()}
+    rounds = int(seconds / max(2 * sum(once.values()), 1e-9))
+    rounds = min(max(rounds, 3), most_rounds)
+    samples: dict[str, list[float]] = {variant: [] for variant in steppers}
+    order = list(steppers)
+    for i in range(rounds):
+        for variant in order[i % len(order) :] + order[: i % len(order)]:
+            time.sleep(PAUSE)
+            steppers[variant].run()
+            samples[variant].append(_sample(steppers[variant], clock))
+    for variant, stepper in steppers.items():
+        if stepper.compiled() != 1:
+            raise RuntimeError(f"{variant} was compiled {stepper.compiled()} times")
+        temp = None if stepper.temp_bytes is None else stepper.temp_bytes / 2**20
+        taken = [1e3 * s for s in samples[variant]]
+        yield Measurement(
+            variant, float(np.median(taken)), min(taken), rounds, temp, first[variant]
+        )
+
+
+def _sample(stepper: Stepper, clock: Callable[[], float]) -> float:
+    began = clock()
+    stepper.run()
+    return clock() - began
+
+
+def rows(name: str, found: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Measurements of one problem as lines of a CSV file; ratios are to ``plain``."""
+    problem = PROBLEMS[name]
+    reference = next((m.median_ms for m in found if m.variant == "plain"), None)
+    return [
+        {
+            "net": name,
+            "batch": problem.batch,
+            "variant": m.variant,
+            "threads": usable_threads(),
+            "step_ms": f"{m.median_ms:.5g}",
+            "least_ms": f"{m.least_ms:.5g}",
+            "images_per_second": f"{1e3 * problem.batch / m.median_ms:.5g}",
+            "temp_mib": "" if m.temp_mib is None else f"{m.temp_mib:.5g}",
+            "ratio": "" if reference is None else f"{reference / m.median_ms:.4g}",
+            "rounds": m.rounds,
+            "first_loss": f"{m.first_loss:.7g}",
+            "jax": jax.__version__,
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        }
+        for m in found
+    ]
