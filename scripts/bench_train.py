@@ -1,4 +1,4 @@
-"""Whole training steps: plain JAX, binjax in floats and packed, PyTorch, on the same networks.
+"""Whole training steps: plain JAX, binjax in floats and packed, PyTorch, Larq; the same networks.
 
     python scripts/bench_train.py --csv docs/bench_train.csv --png docs/bench_train.png
     python scripts/bench_train.py --nets mlp-1024-b100 --variants plain packed --seconds 5
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ LABELS = {
     "int16": "binjax, packed, int16",
     "lean": "binjax, packed, lean",
     "torch": "PyTorch",
+    "larq": "Larq",
 }
+LARQ = Path(__file__).with_name("bench_train_larq.py")
 
 
 def main() -> int:
     """Measure, print, write."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else torch's workers spin after a step
     args = _arguments()
     console, rows = Console(width=110), []
     for name in args.nets:
@@ -43,6 +47,7 @@ def main() -> int:
             args.variants,
             seconds=args.seconds,
             most_rounds=args.rounds,
+            larq=args.larq_python and [args.larq_python, str(LARQ)],
         )
         for item in race:
             if isinstance(item, str):
@@ -69,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=40, help="per network")
     parser.add_argument("--rounds", type=int, default=25, help="at most")
+    parser.add_argument("--larq-python", default="", help="a Python that has larq")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--png", type=Path)
     return parser.parse_args()

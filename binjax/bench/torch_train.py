@@ -71,6 +71,6 @@ def make_step(net: Net, params: Any, threads: int, binarize: bool = True) -> Cal
         with torch.no_grad():
             for kernel in kernels:
                 kernel.clamp_(-1, 1)
-        return float(loss)
+        return float(loss.detach())
 
     return step

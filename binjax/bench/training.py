@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +28,9 @@ from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.state import Totals, TrainState
 from binjax.train.step import make_gradient, make_step
 
-VARIANTS = ("plain", "plain-real", "float", "packed", "int16", "lean", "torch")
-"""Plain JAX with signs and without any; binjax in floats, packed with each memory; PyTorch."""
-PAUSE = 0.03  # seconds until idle workers of a library have ceased to spin
+VARIANTS = ("plain", "plain-real", "float", "packed", "int16", "lean", "torch", "larq")
+"""Plain JAX with signs and without any; binjax in floats, packed by memory; PyTorch; Larq."""
+PAUSE = 0.25  # seconds until idle workers of another library have ceased to spin
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Stepper(NamedTuple):
         temp_bytes: temporary memory of the compiled step, None if it is not known.
         pool: whose worker threads do the work.
         compiled: how often it was compiled so far.
+        close: gives back what it holds.
     """
 
     run: Callable[[], float]
     temp_bytes: int | None
     pool: str
     compiled: Callable[[], int]
+    close: Callable[[], None] = lambda: None
 
 
 class Measurement(NamedTuple):
@@ -102,9 +106,11 @@ def _blocks(compute: Compute, pixels: bool, rngs: nnx.Rngs, count: int, n: int) 
     for i in range(2, count + 2):
         chain[f"conv{i}"] = layers.BinaryConv(n, n, **options)
         chain[f"norm{i}"] = layers.BatchNorm(n)
+    norm = chain.pop(f"norm{count + 1}")
+    chain |= {f"pool{count + 1}": layers.MaxPool(), f"norm{count + 1}": norm}
     last = count + 2
     chain["flatten"] = layers.Flatten()
-    chain[f"dense{last}"] = layers.BinaryDense(32 * 32 * n, 10, **options)
+    chain[f"dense{last}"] = layers.BinaryDense(16 * 16 * n, 10, **options)
     chain[f"norm{last}"] = layers.BatchNorm(10)
     return layers.Sequential(chain, memory=compute.memory)
 
@@ -140,11 +146,13 @@ def describe_net(model: nnx.Module, eps: float, momentum: float) -> plain.Net:
     return plain.Net(tuple(found), eps, momentum)
 
 
-def make_stepper(problem: Problem, variant: str) -> Stepper:
-    """A variant on a problem, from binjax's initial parameters of seed 0.
+def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> Stepper:
+    """A variant on a problem, from binjax's initial parameters of seed 0 (Larq: from its own).
+
+    ``larq`` is the command of the process that makes Larq's steps.
 
     Raises:
-        ImportError: torch is not installed.
+        ImportError: torch, or that process, is not there.
     """
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (problem.batch, *problem.image), np.uint8)
@@ -154,10 +162,12 @@ def make_stepper(problem: Problem, variant: str) -> Stepper:
     def build(compute: Compute) -> nnx.Module:
         return problem.build(compute=compute, pixels=True, rngs=nnx.Rngs(0))
 
-    if variant in ("plain", "plain-real", "torch"):
+    if variant in ("plain", "plain-real", "torch", "larq"):
         model = build(Compute())
         _, params, stats = layers.split(model)
         net = describe_net(model, problem.eps, problem.momentum)
+        if variant == "larq":
+            return _larq_stepper(larq, net, params, problem)
         if variant == "torch":
             step = torch_train.make_step(net, params, usable_threads())
             return Stepper(lambda: step(scaled, labels), None, "torch", lambda: 1)
@@ -189,6 +199,43 @@ def make_stepper(problem: Problem, variant: str) -> Stepper:
     return _jax_stepper(jitted, train_state, pixels, labels, lambda metrics: metrics["loss"])
 
 
+def _larq_stepper(command: Sequence[str], net: plain.Net, params: Any, problem: Problem) -> Stepper:
+    if not command:
+        raise ImportError("no Python with Larq was given")
+    described = [
+        layer._asdict()
+        | {
+            "n_out": params[f"{layer.kind}{layer.number}"]["kernel"].shape[-1],
+            "scale": "scale" in params[f"norm{layer.number}"],
+        }
+        for layer in net.layers
+    ]
+    network = {
+        "layers": described,
+        "image": problem.image,
+        "batch": problem.batch,
+        "eps": problem.eps,
+        "momentum": problem.momentum,
+        "threads": usable_threads(),
+    }
+    peer = subprocess.Popen(
+        [*command, json.dumps(network)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def run() -> float:
+        assert peer.stdin is not None
+        assert peer.stdout is not None
+        peer.stdin.write("\n")
+        peer.stdin.flush()
+        return float(peer.stdout.readline())
+
+    return Stepper(run, None, "larq", lambda: 1, peer.kill)
+
+
 def _jax_stepper(
     step: Any, state: Any, images: Any, labels: Any, read: Callable[[Any], Any]
 ) -> Stepper:
@@ -211,6 +258,7 @@ def race(
     *,
     seconds: float,
     most_rounds: int,
+    larq: Sequence[str] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Measurement | str]:
     """Time variants in interleaved rounds; a string says why one is missing.
@@ -221,7 +269,7 @@ def race(
     steppers: dict[str, Stepper] = {}
     for variant in variants:
         try:
-            steppers[variant] = make_stepper(problem, variant)
+            steppers[variant] = make_stepper(problem, variant, larq)
         except ImportError as error:
             yield f"{variant}: left out, {error}"
     first = {variant: stepper.run() for variant, stepper in steppers.items()}
@@ -232,13 +280,17 @@ def race(
     rounds = int(seconds / max(2 * sum(once.values()), 1e-9))
     rounds = min(max(rounds, 3), most_rounds)
     samples: dict[str, list[float]] = {variant: [] for variant in steppers}
-    order = list(steppers)
-    for i in range(rounds):
-        for variant in order[i % len(order) :] + order[: i % len(order)]:
-            time.sleep(PAUSE)
-            steppers[variant].run()
-            samples[variant].append(_sample(steppers[variant], clock))
+    pools: dict[str, list[str]] = {}
     for variant, stepper in steppers.items():
+        pools.setdefault(stepper.pool, []).append(variant)
+    for i in range(rounds):
+        for members in pools.values():
+            time.sleep(PAUSE if len(pools) > 1 else 0)
+            for variant in members[i % len(members) :] + members[: i % len(members)]:
+                steppers[variant].run()
+                samples[variant].append(_sample(steppers[variant], clock))
+    for variant, stepper in steppers.items():
+        stepper.close()
         if stepper.compiled() != 1:
             raise RuntimeError(f"{variant} was compiled {stepper.compiled()} times")
         temp = None if stepper.temp_bytes is None else stepper.temp_bytes / 2**20

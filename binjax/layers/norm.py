@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,22 +55,62 @@ class BatchNorm(nnx.Module):
         """
         _check_channels("BatchNorm", x, self.n)
         wide = _at_least_float32(x)
+        scale = jnp.ones(self.n, wide.dtype) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(self.n, wide.dtype) if self.bias is None else self.bias[...]
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(wide, axes)
-            variance = jnp.mean(jnp.square(wide - _per_channel(mean, x)), axes)
-            inverse_std = jax.lax.rsqrt(variance + self.eps)
-            spread = variance if self.running == "variance" else inverse_std
+            eps = jnp.asarray(self.eps, wide.dtype)
+            y, mean, variance = normalize(wide, scale, bias, eps)
+            as_variance = self.running == "variance"
+            spread = variance if as_variance else jax.lax.rsqrt(variance + self.eps)
             _move(self.mean, mean, self.momentum)
             _move(self.spread, spread, self.momentum)
-        else:
-            mean, spread = self.mean[...], self.spread[...]
-            inverse_std = jax.lax.rsqrt(spread + self.eps) if self.running == "variance" else spread
-        scale = inverse_std if self.scale is None else inverse_std * self.scale[...]
-        y = (wide - _per_channel(mean, x)) * _per_channel(scale, x)
-        if self.bias is not None:
-            y = y + _per_channel(self.bias[...], x)
-        return y.astype(x.dtype)
+            return y.astype(x.dtype)
+        mean, spread = self.mean[...], self.spread[...]
+        inverse_std = jax.lax.rsqrt(spread + self.eps) if self.running == "variance" else spread
+        factor = _per_channel(inverse_std * scale, x)
+        return ((wide - _per_channel(mean, x)) * factor + _per_channel(bias, x)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch normalization over all axes but the last.
+
+    Its derivative is written out: of what the compiler makes of the expression's own, whole
+    arrays are kept that two sums per channel can replace.
+
+    Args:
+        x: ``[..., n]``.
+        scale, bias: ``[n]``.
+        eps: scalar; no derivative.
+
+    Returns:
+        y of x's shape, the mean and the biased variance ``[n]``.
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    centered = x - _per_channel(mean, x)
+    variance = jnp.mean(jnp.square(centered), axes)
+    factor = _per_channel(jax.lax.rsqrt(variance + eps) * scale, x)
+    return centered * factor + _per_channel(bias, x), mean, variance
+
+
+@normalize.defjvp
+def _normalize_jvp(primals: Any, tangents: Any) -> Any:
+    x, scale, _, eps = primals
+    tx, tscale, tbias, _ = tangents
+    y, mean, variance = normalize(*primals)
+    axes = tuple(range(x.ndim - 1))
+    inverse_std = jax.lax.rsqrt(variance + eps)
+    centered = x - _per_channel(mean, x)
+    tmean = jnp.mean(tx, axes)
+    along = jnp.mean(centered * tx, axes)
+    # inverse_std moves by -inverse_std^3 along
+    per_centered = inverse_std * tscale - scale * inverse_std**3 * along
+    ty = (tx - _per_channel(tmean, x)) * _per_channel(scale * inverse_std, x)
+    ty = ty + centered * _per_channel(per_centered, x) + _per_channel(tbias, x)
+    return (y, mean, variance), (ty, tmean, 2 * along)
 
 
 class ShiftBatchNorm(nnx.Module):

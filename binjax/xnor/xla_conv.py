@@ -115,7 +115,8 @@ def _outside(wp: jax.Array, image: Sequence[int], geometry: Geometry) -> jax.Arr
     columns, column_class = _classes(1, image[1], kernel[1], output[1], geometry)
     out = ~(rows[:, None, :, None] & columns[None, :, None, :])
     # [N, kh, kw]: minus the sum of a tap's weights
-    added = geometry.channels - 2 * jnp.sum(lax.population_count(wp).astype(jnp.int32), 3)
+    ones = jnp.sum(lax.population_count(wp), 3, dtype=jnp.int32)
+    added = geometry.channels - 2 * ones
     table = jnp.einsum("abij,nij->abn", out.astype(np.int32), added)
     return table[row_class][:, column_class][None]
 

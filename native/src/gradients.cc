@@ -147,6 +147,12 @@ bool same(Sizes shape, std::initializer_list<int64_t> wanted) {
   return std::equal(shape.begin(), shape.end(), wanted.begin(), wanted.end());
 }
 
+// Whether the convolution multiplies every pixel by the same matrix and does nothing else.
+bool is_matrix_product(const ConvShape& s) {
+  return s.kh == 1 && s.kw == 1 && s.stride[0] == 1 && s.stride[1] == 1 && !s.padded() &&
+         s.groups == 1;
+}
+
 ffi::Error kernel_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& x, const U32* mask,
                                 F32& out, int64_t channels, Sizes strides, Sizes dilation,
                                 Sizes padding, int64_t pad_value) {
@@ -165,6 +171,10 @@ ffi::Error kernel_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& 
   return guarded([&] {
     KernelGradient k{};
     k.s = *s;
+    if (is_matrix_product(*s)) {  // all pixels as images: words full of bits
+      k.s.n = s->n * s->h * s->w;
+      k.s.h = k.s.w = k.s.out_h = k.s.out_w = 1;
+    }
     k.g = g.typed_data();
     k.x = x.typed_data();
     k.mask = mask ? mask->typed_data() : nullptr;
@@ -206,6 +216,10 @@ ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w
   return guarded([&] {
     InputGradient k{};
     k.s = *s;
+    if (is_matrix_product(*s)) {  // all pixels as one row: neighbours share what is loaded
+      k.s.w = k.s.out_w = s->n * s->h * s->w;
+      k.s.n = k.s.h = k.s.out_h = 1;
+    }
     k.g = g.typed_data();
     k.w = w.typed_data();
     k.mask = mask ? mask->typed_data() : nullptr;
