@@ -15,6 +15,13 @@ Array = np.ndarray
 LENGTHS = (1, 31, 32, 33, 77, 1000, 4099)
 SIZES = ((1, 1), (1, 37), (2, 67), (13, 1), (7, 31), (12, 32), (67, 70), (131, 257))
 
+# Every loop of the native kernels, for runs with each instruction set and with sanitizers.
+KERNEL_FILES = ("packing", "ste_packing", "xnor_matmul", "xnor_conv", "gradients", "pixels")
+KERNEL_TESTS = (
+    "native and (test_grid or test_blocks or test_equals_the_float_convolution or packing"
+    " or test_gradient_kernels or test_rows or test_windows)"
+)
+
 
 def signs(x: Array) -> Array:
     """±1 in int64; -0.0 is +1."""

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from binary_reference import KERNEL_FILES, KERNEL_TESTS
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_xnor_matmul.py", "test_xnor_conv.py", "test_packing.py")
 # Every loop of the kernels; what wraps them in JAX is tested without sanitizers.
-SUBSET = "native and (test_grid or test_blocks or test_equals_the_float_convolution or packing)"
+TESTS = [f"test_{name}.py" for name in KERNEL_FILES]
+SUBSET = f"({KERNEL_TESTS}) and not random"
 TOOLS = [name for name in ("cmake", "c++") if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slow,

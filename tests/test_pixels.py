@@ -1,11 +1,7 @@
 """8-bit images times binary weights, against integers in numpy: every back end gives their bits."""
 
 import functools
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 
 import binjax
 from binjax import xnor
-from binjax.xnor import native as native_module
 from binjax.xnor import pixel_ops, pixels
 from binjax.xnor.geometry import pads
 
@@ -132,23 +127,6 @@ def test_windows(backend, layer):
             columns = signs(w).reshape(-1, n)
             expected = scaled(windows(x, kernel, **options) @ columns)
             np.testing.assert_array_equal(found, expected, err_msg=str(options))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("isa", native_module.native().isas[1:])
-def test_every_instruction_set(isa):
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-n", "0"]
-    command += ["-p", "no:cacheprovider", "-k", "native and (test_rows or test_windows)"]
-    done = subprocess.run(
-        [*command, str(Path(__file__))],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "BINJAX_ISA": isa},
-    )
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout.splitlines()[-1]
 
 
 def test_bits_of_the_float_network():

@@ -98,3 +98,26 @@ def test_figure2_is_rows_of_the_csv():
     accuracy = {row["accuracy"] for row in rows} - {""}
     assert len(accuracy) == 1
     assert f"| {accuracy.pop()} |" in README
+
+
+def test_training_speeds_are_rows_of_the_csv():
+    text = (ROOT / "docs" / "bench_train.csv").read_text(encoding="utf-8")
+    known = {}
+    for row in csv.DictReader(text.splitlines()):
+        memory = f"{float(row['temp_mib']):.0f}" if row["temp_mib"] else ""
+        known[row["net"], row["variant"]] = (
+            f"{float(row['step_ms']):.3g}",
+            f"{float(row['ratio']):.2f}",
+            memory,
+        )
+    table = re.findall(r"^\| `([\w-]+)` ((?:\| [^|]* )+)\|$", README, re.M)
+    table = [(net, cells) for net, cells in table if (net, "plain") in known]
+    assert len(table) == 6
+    for net, cells in table:
+        plain, *rest = (cell.strip() for cell in cells.strip("| ").split("|"))
+        assert plain == f"{known[net, 'plain'][0]}; {known[net, 'plain'][2]}"
+        shown = dict(zip(("float", "packed", "lean", "torch", "larq"), rest, strict=True))
+        for variant, cell in shown.items():
+            ms, ratio, memory = known[net, variant]
+            wanted = f"{ms} ({ratio}×)" + (f"; {memory}" if memory else "")
+            assert cell == wanted, (net, variant)

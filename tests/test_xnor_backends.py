@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from binary_reference import KERNEL_FILES, KERNEL_TESTS
 
 from binjax import xnor
 from binjax.xnor import bridge
@@ -172,13 +173,10 @@ def test_unusable_instruction_set():
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", native_module.native().isas[1:])
 def test_every_instruction_set(isa):
-    files = [HERE / f"test_{name}.py" for name in ("packing", "xnor_matmul", "xnor_conv")]
-    kernels = (
-        "native and (test_grid or test_blocks or test_equals_the_float_convolution or packing)"
-    )
+    files = [HERE / f"test_{name}.py" for name in KERNEL_FILES]
     command = [*PYTHON, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "-k", kernels, *map(str, files)],
+        [*command, "-k", KERNEL_TESTS, *map(str, files)],
         capture_output=True,
         text=True,
         timeout=600,
