@@ -17,6 +17,8 @@ from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.ste import declare, ste_sign
 from binjax.xnor import backends
+from binjax.xnor.geometry import Geometry
+from binjax.xnor.gradient_ops import floats_instead
 from binjax.xnor.native import native
 
 pytestmark = pytest.mark.filterwarnings("ignore::binjax.xnor.SlowerBackendWarning")
@@ -234,3 +236,13 @@ def test_summary_says_it_per_layer(tmp_path, capsys):
         "dense2": "xla",
         "norm2": "",
     }
+
+
+def test_few_rows_are_multiplied_in_floats():
+    """Tables of five images do not pay for a matrix gradient of fewer than six rows."""
+    plain, conv = (Geometry(8, (1, 1), (1, 1), pads, 0) for pads in ((0,) * 4, (1,) * 4))
+    assert "5 rows" in floats_instead("kernel", 5, plain, (1, 1), 1)
+    assert floats_instead("kernel", 6, plain, (1, 1), 1) is None
+    assert floats_instead("input", 1, plain, (1, 1), 1) is None
+    assert floats_instead("kernel", 1, conv, (3, 3), 1) is None
+    assert "symbolic" in floats_instead("input", None, plain, (1, 1), 1)

@@ -27,8 +27,12 @@ kernel_gradient_p = Primitive("binjax_kernel_gradient")
 
 LARGEST_TRITON = 2**22
 """Columns and elements up to which offsets in a block of the Triton kernels fit 32 bits."""
-FEWEST_ROWS = 8
-"""Rows (images times pixels, for a matrix product) below which float products are faster."""
+FEWEST_ROWS = 6
+"""Rows of a matrix product below which its kernel's gradient is faster in floats.
+
+Measured with AVX-512 at 1024x1024, tables against floats: 0.26 ms against 0.09 for one row, 0.41
+against 0.40 for four, 0.23 against 0.37 for six. The other gradient's tables never lose.
+"""
 
 
 def input_gradient(
@@ -158,7 +162,8 @@ def floats_instead(
     """
     if rows is None:
         return "the batch size is symbolic"
-    if is_matrix_product(geometry, kernel, groups) and rows < FEWEST_ROWS:
+    plain = is_matrix_product(geometry, kernel, groups)
+    if kind == "kernel" and plain and rows < FEWEST_ROWS:
         return f"{rows} rows are too few for tables to pay"
     return None
 
