@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from binjax.bench import training
+from binjax.bench import pinned, training, usable_threads
+from binjax.bench.report import can_draw
 
 LABELS = {
     "plain": "plain JAX",
@@ -30,6 +33,7 @@ LABELS = {
     "int16": "binjax, packed, int16",
     "lean": "binjax, packed, lean",
     "torch": "PyTorch",
+    "bnn-lab": "bnn-lab",
     "larq": "Larq",
 }
 LARQ = Path(__file__).with_name("bench_train_larq.py")
@@ -39,6 +43,12 @@ def main() -> int:
     """Measure, print, write."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else torch's workers spin after a step
     args = _arguments()
+    problem = _problem(args)
+    if problem:
+        print(f"bench_train: {problem}", file=sys.stderr)
+        return 2
+    if args.threads not in (None, usable_threads()):
+        return _again(args.threads)
     console, rows = Console(width=110), []
     for name in args.nets:
         found = []
@@ -75,9 +85,35 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=40, help="per network")
     parser.add_argument("--rounds", type=int, default=25, help="at most")
     parser.add_argument("--larq-python", default="", help="a Python that has larq")
+    parser.add_argument("--threads", type=int, help="default all that this process may use")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--png", type=Path)
     return parser.parse_args()
+
+
+def _problem(args: argparse.Namespace) -> str:
+    """What is wrong with the options, before minutes have been spent."""
+    every = usable_threads()
+    if args.threads is not None and not 1 <= args.threads <= every:
+        return f"--threads: is {args.threads}; this process may use 1 to {every}"
+    if args.rounds < 1 or not args.seconds >= 0:
+        return "--rounds: at least 1; --seconds: at least 0"
+    if args.larq_python and shutil.which(args.larq_python) is None:
+        return f"--larq-python: {args.larq_python} is no program"
+    for option, path in (("csv", args.csv), ("png", args.png)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            return f"--{option}: {path} is a folder, or in none"
+    if args.png is not None and not can_draw():
+        return "--png: needs matplotlib (pip install 'binjax[plot]')"
+    return ""
+
+
+def _again(threads: int) -> int:
+    """Run the command on fewer CPUs: thread pools take their size when they start."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = dict(os.environ) | dict.fromkeys(names, str(threads))
+    with pinned(threads):
+        return subprocess.run([sys.executable, *sys.argv], check=False, env=environment).returncode
 
 
 def _table(name: str, lines: list[dict[str, Any]]) -> Table:

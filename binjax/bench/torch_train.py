@@ -6,6 +6,7 @@ weights are clamped after the optimizer's step.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,17 @@ import numpy as np
 from binjax.bench.plain import Net
 
 
-def make_step(net: Net, params: Any, threads: int, binarize: bool = True) -> Callable[..., float]:
+def make_step(net: Net, params: Any, threads: int, library: str = "torch") -> Callable[..., float]:
     """``step(images, labels) -> loss``; images float32 NHWC, labels int32, numpy.
 
     Args:
         net: what to build.
         params: initial parameters, by binjax's names.
         threads: that torch uses.
+        library: ``"torch"``, or ``"bnn-lab"`` for its layers behind the first, whose input is real.
 
     Raises:
-        ImportError: torch is not installed.
+        ImportError: torch, or bnn-lab, is not installed.
     """
     import torch
     from torch import nn
@@ -42,23 +44,39 @@ def make_step(net: Net, params: Any, threads: int, binarize: bool = True) -> Cal
             (x,) = ctx.saved_tensors
             return g * (x.abs() <= 1)
 
+    binary = Sign.apply
+    lab = None
+    if library == "bnn-lab":
+        lab = importlib.import_module("bnn.layers")
+        binary = importlib.import_module("bnn.ste").binary_sign
     kernels, norms = nn.ParameterList(), nn.ModuleList()
-    for layer in net.layers:
+    modules: list[Any] = []
+    scales: list[Any] = []
+    for i, layer in enumerate(net.layers):
         kernel = np.asarray(params[f"{layer.kind}{layer.number}"]["kernel"])
         order = (1, 0) if layer.kind == "dense" else (3, 2, 0, 1)
         kernels.append(nn.Parameter(torch.tensor(np.ascontiguousarray(kernel.transpose(order)))))
+        modules.append(None)
+        if lab is not None and i:
+            made = lab.BinaryLinear if layer.kind == "dense" else lab.BinaryConv2d
+            modules[i] = made(*kernel.shape[-2:])
+            modules[i].weight = kernels[i]
+            scales.append(modules[i].alpha)
+            nn.init.ones_(modules[i].alpha)
         norm = nn.BatchNorm1d if layer.kind == "dense" else nn.BatchNorm2d
         norms.append(norm(kernel.shape[-1], eps=net.eps, momentum=1 - net.momentum))
-    optimizer = torch.optim.Adam([*kernels.parameters(), *norms.parameters()], lr=1e-3)
-    binary = Sign.apply if binarize else lambda x: x
+    own = [*kernels.parameters(), *norms.parameters(), *scales]
+    optimizer = torch.optim.Adam(own, lr=1e-3)
 
     def step(images: Any, labels: Any) -> float:
         x = torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2)
         for i, (layer, kernel, norm) in enumerate(zip(net.layers, kernels, norms, strict=True)):
-            x = binary(x) if i else x
+            x = binary(x) if i and lab is None else x
             if layer.flatten:  # channels last, as the others do
                 x = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(x.shape[0], -1)
-            if layer.kind == "dense":
+            if modules[i] is not None:
+                x = modules[i](x)
+            elif layer.kind == "dense":
                 x = functional.linear(x, binary(kernel))
             else:
                 x = functional.conv2d(x, binary(kernel), padding=int(layer.padding == "SAME"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +20,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+import binjax
 from binjax import layers, losses, models, optim
 from binjax.bench import plain, torch_train
+from binjax.bench.ceiling import cpu_model
 from binjax.bench.plan import usable_threads
 from binjax.config import schema
 from binjax.models.options import Compute
@@ -28,8 +31,11 @@ from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.state import Totals, TrainState
 from binjax.train.step import make_gradient, make_step
 
-VARIANTS = ("plain", "plain-real", "float", "packed", "int16", "lean", "torch", "larq")
-"""Plain JAX with signs and without any; binjax in floats, packed by memory; PyTorch; Larq."""
+VARIANTS = (
+    *("plain", "plain-real", "float", "packed", "int16", "lean"),
+    *("torch", "bnn-lab", "larq"),
+)
+"""Plain JAX with signs and without any; binjax in floats, packed by memory; others' frameworks."""
 PAUSE = 0.25  # seconds until idle workers of another library have ceased to spin
 
 
@@ -162,14 +168,14 @@ def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> St
     def build(compute: Compute) -> nnx.Module:
         return problem.build(compute=compute, pixels=True, rngs=nnx.Rngs(0))
 
-    if variant in ("plain", "plain-real", "torch", "larq"):
+    if variant in ("plain", "plain-real", "torch", "bnn-lab", "larq"):
         model = build(Compute())
         _, params, stats = layers.split(model)
         net = describe_net(model, problem.eps, problem.momentum)
         if variant == "larq":
             return _larq_stepper(larq, net, params, problem)
-        if variant == "torch":
-            step = torch_train.make_step(net, params, usable_threads())
+        if variant in ("torch", "bnn-lab"):
+            step = torch_train.make_step(net, params, usable_threads(), variant)
             return Stepper(lambda: step(scaled, labels), None, "torch", lambda: 1)
         optimizer = optax.adam(1e-3)
         state = (params, stats, optimizer.init(params))
@@ -323,9 +329,20 @@ def rows(name: str, found: Sequence[Measurement]) -> list[dict[str, Any]]:
             "ratio": "" if reference is None else f"{reference / m.median_ms:.4g}",
             "rounds": m.rounds,
             "first_loss": f"{m.first_loss:.7g}",
-            "jax": jax.__version__,
-            "cpu": platform.processor() or platform.machine(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "version": _version(m.variant),
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
         }
         for m in found
     ]
+
+
+def _version(variant: str) -> str:
+    """Of whose code it is; Larq's is unknown here, since it runs in another Python."""
+    if variant in ("torch", "bnn-lab"):
+        return f"{variant} {importlib.metadata.version(variant)}"
+    if variant == "larq":
+        return variant
+    own = "" if variant.startswith("plain") else f"binjax {binjax.__version__}, "
+    return f"{own}jax {jax.__version__}"
