@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-import binjax
 from binjax import layers, losses, models, optim
 from binjax.bench import plain, torch_train
 from binjax.bench.ceiling import cpu_model
@@ -344,5 +343,5 @@ def _version(variant: str) -> str:
         return f"{variant} {importlib.metadata.version(variant)}"
     if variant == "larq":
         return variant
-    own = "" if variant.startswith("plain") else f"binjax {binjax.__version__}, "
+    own = "" if variant.startswith("plain") else f"binjax {importlib.metadata.version('binjax')}, "
     return f"{own}jax {jax.__version__}"
