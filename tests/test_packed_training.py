@@ -137,7 +137,6 @@ def test_a_step_of_the_larq_net(backend, floats):
         ("mlp", "approx_sign"),
         ("mlp", "swish_sign"),
         ("cifar10_convnet", "stochastic_sign"),
-        ("cifar10_convnet", "swish_sign"),
     ],
 )
 def test_other_quantizers(backend, net, quantizer, floats):

@@ -63,19 +63,25 @@ def pack_columns(local: Function, shape: Sequence[int]) -> Function:
 def pack_columns_ste(local: Function, shape: Sequence[int]) -> Function:
     """``[T, K, N]`` to ``[N, T, words of K]`` and ``[T, K, words of N]``.
 
-    T passes through, and N if it holds whole words on every device.
+    T passes through, K and N if they hold whole words on every device.
     """
-    taps, _, n = shape
+    taps, k, n = shape
     columns = _features(n, "threshold")
+    whole = k % WORD == 0 and k > WORD
+    before, after = ("(k y)", "k") if whole else ("k", "v")
+    sizes = columns.sizes | ({"y": WORD} if whole else {})
 
     def split(mesh: Mesh, operands: Any, result: Any) -> Any:
         (w,) = operands
         t, own = _kept(mesh, w, 0, taps), _kept(mesh, w, 2, columns.parts)
-        operand = _sharded(mesh, t, None, own)
-        return mesh, local, (_sharded(mesh, own, t), operand), (operand,)
+        words = _kept(mesh, w, 1, k // WORD if whole else 1)
+        operand = _sharded(mesh, t, words, own)
+        return mesh, local, (_sharded(mesh, own, t, words), operand), (operand,)
 
-    rule = f"t k {columns.operand} -> {columns.operand} t v, t k {columns.result}"
-    return _define(local, split, rule, {"t", *columns.passing}, sizes=columns.sizes)
+    left = f"t {before} {columns.operand}"
+    rule = f"{left} -> {columns.operand} t {after}, t {before} {columns.result}"
+    passing = {"t", *columns.passing, *("k" if whole else "")}
+    return _define(local, split, rule, passing, sizes=sizes)
 
 
 def matmul(
