@@ -36,9 +36,9 @@ def input_gradient(
     else:
         # [N, kh, kw, C] to HWIO
         kernels = unpack_bits(wp, geometry.channels, g.dtype).transpose(1, 2, 3, 0)
-        images = jax.ShapeDtypeStruct((n, *image, channels), g.dtype)
+        images = _zeros((n, *image, channels), g)
         linear = functools.partial(_without_border, w=kernels, geometry=geometry, groups=groups)
-        (gx,) = jax.linear_transpose(linear, images)(g)
+        (gx,) = jax.vjp(linear, images)[1](g)
     if not mask:
         return gx
     by_group = gx.reshape(n, *image, groups, geometry.channels)
@@ -67,9 +67,9 @@ def kernel_gradient(
             widths = [(0, 0), (top, bottom), (left, right), (0, 0)]
             images = jnp.pad(images, widths, constant_values=geometry.pad_value)
             geometry = geometry._replace(padding=(0, 0, 0, 0))
-        kernels = jax.ShapeDtypeStruct((*kernel, geometry.channels, n_out), g.dtype)
+        kernels = _zeros((*kernel, geometry.channels, n_out), g)
         linear = functools.partial(_without_border, images, geometry=geometry, groups=groups)
-        (gw,) = jax.linear_transpose(linear, kernels)(g)
+        (gw,) = jax.vjp(linear, kernels)[1](g)
     return where_inside(mask[0], gw) if mask else gw
 
 
@@ -77,6 +77,14 @@ def is_matrix_product(geometry: Geometry, kernel: tuple[int, ...], groups: int) 
     """Whether the convolution multiplies every pixel by the same matrix and does nothing else."""
     plain = geometry.strides == (1, 1) and not any(geometry.padding)
     return plain and tuple(kernel) == (1, 1) and groups == 1
+
+
+def _zeros(shape: tuple[int, ...], g: jax.Array) -> jax.Array:
+    """Zeros that vary over the manual mesh axes over which g does.
+
+    Else transposing would sum the gradient over those axes, which the caller does again.
+    """
+    return jnp.zeros(shape, g.dtype) + 0 * g.reshape(-1)[0]
 
 
 def _without_border(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
