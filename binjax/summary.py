@@ -16,9 +16,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers import BatchNorm, BinaryConv, BinaryDense, ShiftBatchNorm, capture
+from binjax.layers import (
+    BatchNorm,
+    BinaryConv,
+    BinaryDense,
+    ShiftBatchNorm,
+    capture,
+    products,
+)
 from binjax.layers.base import BinaryLayer
-from binjax.layers.choice import describe
 from binjax.layers.recording import Recorded
 from binjax.ste import precision
 
@@ -88,8 +94,10 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     """
     graphdef, variables = nnx.split(model)
     outputs = _output_shapes(graphdef, variables, tuple(input_shape))
+    kernels = products(model)
     found = [
-        _row("/".join(map(str, path)), module, outputs) for path, module in nnx.iter_modules(model)
+        _row("/".join(map(str, path)), module, outputs, kernels)
+        for path, module in nnx.iter_modules(model)
     ]
     order = {name: i for i, name in enumerate(getattr(model, "names", ()))}
     rows = sorted(
@@ -161,7 +169,9 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([*text, *numbers, cells[-1]])
 
 
-def _row(name: str, module: Any, outputs: dict[str, tuple[int, ...]]) -> Row | None:
+def _row(
+    name: str, module: Any, outputs: dict[str, tuple[int, ...]], kernels: dict[str, str]
+) -> Row | None:
     if isinstance(module, BatchNorm | ShiftBatchNorm):
         size = module.mean.size  # n, or that of all repetitions
         return Row(name, type(module).__name__, (module.n,), None, None, 0, 2 * size, 0)
@@ -180,7 +190,7 @@ def _row(name: str, module: Any, outputs: dict[str, tuple[int, ...]]) -> Row | N
         params_1bit=kernel if kernel_bits == 1 else 0,
         params_32bit=bias + (0 if kernel_bits == 1 else kernel),
         macs=kernel * math.prod(shape[:-1]),
-        product=describe(module.backend, module.operands, train=True),
+        product=kernels[name],
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from binjax.bench import pinned, training, usable_threads
+from binjax.bench import pinned, problems, training, usable_threads
 from binjax.bench.report import can_draw
 
 LABELS = {
@@ -53,7 +53,7 @@ def main() -> int:
     for name in args.nets:
         found = []
         race = training.race(
-            training.PROBLEMS[name],
+            problems.PROBLEMS[name],
             args.variants,
             seconds=args.seconds,
             most_rounds=args.rounds,
@@ -77,7 +77,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--nets", nargs="+", choices=training.PROBLEMS, default=list(training.PROBLEMS)
+        "--nets", nargs="+", choices=problems.PROBLEMS, default=list(problems.PROBLEMS)
     )
     parser.add_argument(
         "--variants", nargs="+", choices=training.VARIANTS, default=list(training.VARIANTS)

@@ -184,7 +184,8 @@ def test_an_epoch_and_going_on(launch, tiny, tmp_path, capsys):
     root = tmp_path / "run"
     status, out, err = done(launch(tiny, *STEADY, "--epochs", "1", "--out", root))
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == ["epoch", "test", "run"]
+    first_words = [line.split()[0] for line in out.splitlines()]
+    assert first_words == ["products:", "epoch", "test", "run"]
     status, out, err = done(launch(tiny, *STEADY, "--epochs", "2", "--out", root))
     assert (status, err) == (0, "")
     assert f"going on after step {STEPS_PER_EPOCH}" in out

@@ -1,7 +1,6 @@
 """8-bit images times binary weights, against integers in numpy: every back end gives their bits."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 from binary_reference import each_backend, signs
 from jax import export
-from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sharding import run, two_devices
 
 import binjax
 from binjax import xnor
@@ -24,7 +23,6 @@ pytestmark = [
 
 LENGTHS = (1, 27, 31, 32, 33, 300, 784, 1000)
 SCALE = np.float32(1) / np.float32(255)
-COLLECTIVES = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
 
 
 def images(rng, shape):
@@ -314,23 +312,7 @@ def test_refusals():
 
 @pytest.fixture(scope="module")
 def mesh():
-    if len(jax.devices()) < 2:
-        pytest.skip(f"needs two devices, found {jax.devices()}")
-    return jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-
-
-def run(mesh, function, operands, specs):
-    """Result, its sharding's spec, and the collectives of the compiled program."""
-    placed = [
-        jax.device_put(a, NamedSharding(mesh, spec))
-        for a, spec in zip(operands, specs, strict=True)
-    ]
-    compiled = jax.jit(function).lower(*placed).compile()
-    out = jax.block_until_ready(compiled(*placed))
-    spec = tuple(getattr(out.sharding, "spec", ()))
-    while spec and spec[-1] is None:
-        spec = spec[:-1]
-    return np.asarray(out), spec, set(COLLECTIVES.findall(compiled.as_text()))
+    return two_devices()
 
 
 @pytest.mark.parametrize("backend", [None, "xla"])

@@ -1,7 +1,6 @@
 """Signs and straight-through masks packed in one pass, and gradients batched and sharded."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 from binary_reference import each_backend, packed
 from gradient_reference import assert_near, dense_gradients, gradients, latent
-from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sharding import run, trimmed, two_devices
 
 from binjax import xnor
 from binjax.xnor import ste_ops
@@ -20,7 +19,6 @@ pytestmark = [
     pytest.mark.usefixtures("strict_promotion"),
 ]
 
-COLLECTIVES = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
 SIZES = (1, 17, 31, 32, 33, 64, 130, 515)
 
 
@@ -145,28 +143,7 @@ def test_vmap_of_gradients(backend, axes):
 
 @pytest.fixture(scope="module")
 def mesh():
-    if len(jax.devices()) < 2:
-        pytest.skip(f"needs two devices, found {jax.devices()}")
-    return jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-
-
-def run(mesh, function, operands, specs):
-    """Results, their shardings' specs, and the collectives of the compiled program."""
-    placed = [
-        jax.device_put(a, NamedSharding(mesh, spec))
-        for a, spec in zip(operands, specs, strict=True)
-    ]
-    compiled = jax.jit(function).lower(*placed).compile()
-    out = jax.block_until_ready(compiled(*placed))
-    specs = [trimmed(getattr(a.sharding, "spec", ())) for a in out]
-    return out, specs, set(COLLECTIVES.findall(compiled.as_text()))
-
-
-def trimmed(spec):
-    spec = tuple(spec)
-    while spec and spec[-1] is None:
-        spec = spec[:-1]
-    return spec
+    return two_devices()
 
 
 @each_backend()

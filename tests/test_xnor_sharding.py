@@ -1,7 +1,6 @@
 """Products over two devices: the automatic partitioner and shard_map."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,37 +9,16 @@ import pytest
 from binary_reference import packed, random_signs, signs
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sharding import run, trimmed, two_devices
 
 from binjax import xnor
 
 pytestmark = pytest.mark.filterwarnings("ignore::binjax.xnor.SlowerBackendWarning")
 
-COLLECTIVES = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
-
 
 @pytest.fixture(scope="module")
 def mesh():
-    if len(jax.devices()) < 2:
-        pytest.skip(f"needs two devices, found {jax.devices()}")
-    return jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-
-
-def run(mesh, function, operands, specs):
-    """Result, its sharding's spec, and the collectives of the compiled program."""
-    placed = [
-        jax.device_put(a, NamedSharding(mesh, spec))
-        for a, spec in zip(operands, specs, strict=True)
-    ]
-    compiled = jax.jit(function).lower(*placed).compile()
-    out = jax.block_until_ready(compiled(*placed))
-    return np.asarray(out), out.sharding.spec, set(COLLECTIVES.findall(compiled.as_text()))
-
-
-def trimmed(spec):
-    spec = tuple(spec)
-    while spec and spec[-1] is None:
-        spec = spec[:-1]
-    return spec
+    return two_devices()
 
 
 M, K, N = 6, 128, 128

@@ -51,7 +51,11 @@ class Factors(NamedTuple):
 
 
 class BinaryLayer(nnx.Module):
-    """What dense and convolutional layers share. Subclasses say how two arrays are multiplied."""
+    """What dense and convolutional layers share.
+
+    A subclass says how two arrays are multiplied: ``check``, ``_float_product``, ``_product`` and
+    ``_pixel_product`` are its own.
+    """
 
     def __init__(
         self,
@@ -78,7 +82,8 @@ class BinaryLayer(nnx.Module):
         self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer)
         self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
         self.pixels, self.backend, self.dtype = pixels, backend, dtype
-        self.elements = math.prod(before) * n_in
+        self.taps = math.prod(before)
+        self.elements = self.taps * n_in
         check_choice(type(self).__name__, backend, self.operands)
         value = kernel_init(rngs.params(), tuple(kernel_shape), param_dtype)
         self.kernel = _kernel(value, self.kernel_quantizer)
@@ -94,6 +99,7 @@ class BinaryLayer(nnx.Module):
             dropout=self.dropout,
             pad_value=self.pad_value,
             elements=self.elements,
+            taps=self.taps,
         )
 
     def floats_because(self, *, train: bool) -> str | None:
@@ -179,7 +185,7 @@ class BinaryLayer(nnx.Module):
 
 
 def plus_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Y with the bias, if there is one, added along the last axis."""
+    """The sum of y and the bias along the last axis, or y where there is no bias."""
     if bias is None:
         return y
     return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from binjax.layers.quantize import name_of
 from binjax.ste import Quantizer, Stochastic, precision
+from binjax.xnor import pixel_ops
 from binjax.xnor.dispatch import backends, check_backend
 from binjax.xnor.native import native
 
@@ -24,6 +25,7 @@ class Operands:
         dropout: rate at which quantized inputs are zeroed in training.
         pad_value: of a convolution's border.
         elements: products summed into one output.
+        taps: of a convolution's window; 1 for a dense layer.
     """
 
     pixels: bool
@@ -32,6 +34,7 @@ class Operands:
     dropout: float
     pad_value: float
     elements: int
+    taps: int
 
 
 def floats_because(backend: str, operands: Operands, *, train: bool) -> str | None:
@@ -50,6 +53,7 @@ def describe(backend: str, operands: Operands, *, train: bool) -> str:
     """The kernel of a layer's product, in words: what multiplies, or why floats do.
 
     A named platform's kernels are those of the machine that asks; ``"auto"`` takes the best there.
+    Of 8-bit pixels the gradient of the kernel is a product of floats everywhere.
     """
     why = floats_because(backend, operands, train=train)
     if why is not None:
@@ -58,7 +62,12 @@ def describe(backend: str, operands: Operands, *, train: bool) -> str:
     if backend == "float":
         return f'{kernel}float: backend = "float"'
     chosen = backends()[0] if backend == "auto" else backend
-    return f"{kernel}{chosen} ({native().isa})" if chosen == "native" else f"{kernel}{chosen}"
+    if operands.pixels:
+        chosen = pixel_ops.backend_of(chosen, operands.taps, operands.elements)
+    detail = f" ({native().isa})" if chosen == "native" else ""
+    if chosen == "triton" and operands.taps > 1:
+        detail = ", gradients by XLA convolutions"
+    return f"{kernel}{chosen}{detail}"
 
 
 def check_choice(layer: str, backend: str, operands: Operands) -> None:

@@ -49,13 +49,12 @@ class Sequential(nnx.Module):
         return x
 
     def _blocks(self, train: bool) -> list[list[int]]:
-        """Numbers of the layers: each alone, or a packed layer with those behind it."""
+        """Numbers of the layers: each alone, or one that keeps bits with those behind it."""
         layers = [getattr(self, name) for name in self.names]
         blocks: list[list[int]] = []
         for i, layer in enumerate(layers):
-            binary = isinstance(layer, BinaryLayer)
-            joins = self.memory != "full" and train and blocks and not binary
-            if joins and _is_packed(layers[blocks[-1][0]], train):
+            begun = bool(blocks) and self._keeps_bits(layers[blocks[-1][0]], train)
+            if begun and not isinstance(layer, BinaryLayer):
                 blocks[-1].append(i)
             else:
                 blocks.append([i])
@@ -66,20 +65,17 @@ class Sequential(nnx.Module):
     ) -> jax.Array:
         first = getattr(self, self.names[block[0]])
         own = None if key is None else jax.random.fold_in(key, block[0])
-        if self.memory == "full" or not train or not _is_packed(first, train):
-            x = first(x, train=train, key=own)
-            return x if len(block) == 1 else self._tail(block[1:], x, train, key)
+        if not self._keeps_bits(first, train):
+            out: jax.Array = first(x, train=train, key=own)
+            return out
         first.check(x)
         factors = first.factors(x, train=train, key=own)
         return self._run_packed(first, factors, block[1:], key)
 
-    def _tail(
-        self, numbers: Sequence[int], x: jax.Array, train: bool, key: jax.Array | None
-    ) -> jax.Array:
-        for i in numbers:
-            own = None if key is None else jax.random.fold_in(key, i)
-            x = getattr(self, self.names[i])(x, train=train, key=own)
-        return x
+    def _keeps_bits(self, layer: nnx.Module, train: bool) -> bool:
+        """Whether a layer begins a block that is computed again in the backward pass."""
+        packed = isinstance(layer, BinaryLayer) and layer.floats_because(train=train) is None
+        return self.memory != "full" and train and packed
 
     def _run_packed(
         self, first: BinaryLayer, factors: Factors, numbers: Sequence[int], key: jax.Array | None
@@ -107,10 +103,6 @@ class Sequential(nnx.Module):
         for module, new in zip(tail, moved, strict=True):
             nnx.update(module, new)
         return y
-
-
-def _is_packed(layer: nnx.Module, train: bool) -> bool:
-    return isinstance(layer, BinaryLayer) and layer.floats_because(train=train) is None
 
 
 def _check_sums(name: str, layer: nnx.Module, memory: str) -> None:

@@ -111,8 +111,9 @@ def make_task(
     """Build the model's graph, the optimizer and the jitted functions; computes nothing.
 
     Raises:
-        ConfigError: batch larger than the training set, image size that does not fit the model,
-            crop larger than the image, scaling for another number of channels.
+        ConfigError: a back end of another platform, batch larger than the training set, image size
+            that does not fit the model, crop larger than the image, scaling for another number of
+            channels.
     """
     if config.batch_size > n_train:
         raise ConfigError(
@@ -122,6 +123,12 @@ def make_task(
         raise ConfigError(
             f"data.random_crop: {config.data.random_crop} is more than the images of "
             f"{image_shape[0]}x{image_shape[1]} allow"
+        )
+    platform = {"native": "cpu", "triton": "gpu"}.get(config.backend, jax.default_backend())
+    if platform != jax.default_backend():
+        raise ConfigError(
+            f"backend: {config.backend!r} runs on {platform}s, this run would compute on "
+            f"{jax.default_backend()}; choose auto, float or xla"
         )
     steps_per_epoch = n_train // config.batch_size
     preprocess = make_preprocess(config.data.scaling, image_shape[-1])
@@ -167,7 +174,7 @@ def make_task(
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
         placement=placement,
-        products=products(abstract),
+        products=products(abstract, config.batch_size // placement.n_devices),
     )
 
 

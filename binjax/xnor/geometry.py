@@ -43,6 +43,11 @@ class Geometry(NamedTuple):
         return max((size - window) // self.strides[axis] + 1, 0)
 
 
+def matrix_geometry(k: int) -> Geometry:
+    """A product with a matrix of k rows, as a convolution of 1x1 images."""
+    return Geometry(k, (1, 1), (1, 1), (0, 0, 0, 0), 0)
+
+
 def check_geometry(
     image: Sequence[int],
     kernel: Sequence[int],

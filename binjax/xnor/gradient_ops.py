@@ -48,6 +48,9 @@ def input_gradient(
 
     The result is float32, or float64 where g is.
     """
+    shape = (g.shape[0], *image, groups * geometry.channels)
+    if 0 in (*shape, *g.shape):
+        return jnp.zeros(shape, jnp.promote_types(g.dtype, jnp.float32))
     if g.dtype == jnp.float64:
         return xla_gradient.input_gradient(
             g, wp, *mask, geometry=geometry, image=image, groups=groups
@@ -71,6 +74,9 @@ def kernel_gradient(
 
     The result is float32, or float64 where g is.
     """
+    shape = (*kernel, geometry.channels, g.shape[3])
+    if 0 in (*shape, *g.shape):
+        return jnp.zeros(shape, jnp.promote_types(g.dtype, jnp.float32))
     if g.dtype == jnp.float64:
         return xla_gradient.kernel_gradient(g, xp, *mask, geometry=geometry, kernel=kernel)
     g = g.astype(jnp.float32)
@@ -91,9 +97,6 @@ def _input_gradient(
     backend: str | None,
 ) -> jax.Array:
     static: dict[str, Any] = {"geometry": geometry, "image": image, "groups": groups}
-    shape = (g.shape[0], *image, groups * geometry.channels)
-    if 0 in (*shape, *g.shape):
-        return jnp.zeros(shape, g.dtype)
     call = functools.partial(_input_gradient, **static, backend=backend)
 
     def local(g: jax.Array, wp: jax.Array, *mask: jax.Array) -> jax.Array:
@@ -108,7 +111,7 @@ def _input_gradient(
     ) -> Batched:
         if batched == [True, False, *(True,) * len(mask)]:
             out = call(fold(g), wp, *(fold(m) for m in mask))
-            return out.reshape(size, *shape), True
+            return out.reshape(size, -1, *out.shape[1:]), True
         return one_by_one(call, batched, (g, wp, *mask)), True
 
     out: jax.Array = whole(g, wp, *mask)
@@ -124,9 +127,6 @@ def _kernel_gradient(
     kernel: Pair,
     backend: str | None,
 ) -> jax.Array:
-    shape = (*kernel, geometry.channels, g.shape[3])
-    if 0 in (*shape, *g.shape):
-        return jnp.zeros(shape, g.dtype)
     call = functools.partial(_kernel_gradient, geometry=geometry, kernel=kernel, backend=backend)
 
     def local(g: jax.Array, xp: jax.Array, *mask: jax.Array) -> jax.Array:
@@ -199,8 +199,7 @@ def _native_input(
     g, wp = operands[:2]
     if floats_instead("input", _rows(g), geometry, wp.shape[1:3], groups) is not None:
         return None
-    masked = "_masked" if len(operands) == 3 else ""
-    return f"binjax_input_gradient{masked}", conv_attributes(geometry), {}
+    return "binjax_input_gradient", conv_attributes(geometry), {}
 
 
 def _native_kernel(
@@ -209,8 +208,7 @@ def _native_kernel(
     g, xp = operands[:2]
     if floats_instead("kernel", _rows(g), geometry, kernel, xp.shape[3]) is not None:
         return None
-    masked = "_masked" if len(operands) == 3 else ""
-    return f"binjax_kernel_gradient{masked}", conv_attributes(geometry), {}
+    return "binjax_kernel_gradient", conv_attributes(geometry), {}
 
 
 def _rows(g: ShapedArray) -> int | None:

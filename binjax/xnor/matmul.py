@@ -24,7 +24,7 @@ from binjax.xnor.derivative import (
     varying_alike,
 )
 from binjax.xnor.dispatch import check_backend
-from binjax.xnor.geometry import Geometry
+from binjax.xnor.geometry import matrix_geometry
 from binjax.xnor.gradient_ops import input_gradient, kernel_gradient
 from binjax.xnor.product import Words, masks, multiply, pack_operand, pack_weights
 from binjax.xnor.xla import Epilogue
@@ -262,7 +262,7 @@ class MatrixProduct(NamedTuple):
 
     def pullback(self, words: Words, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         """``g @ w.T`` and ``x.T @ g``: a convolution of as many 1x1 images as there are rows."""
-        geometry = Geometry(self.k, (1, 1), (1, 1), (0, 0, 0, 0), 0)
+        geometry = matrix_geometry(self.k)
         rows = math.prod(g.shape[:-1])
         images = g.reshape(rows, 1, 1, g.shape[-1])
         mask_x, mask_w = masks(words)

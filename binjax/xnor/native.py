@@ -29,9 +29,7 @@ TARGETS = (
     "binjax_conv_affine",
     "binjax_conv_threshold",
     "binjax_input_gradient",
-    "binjax_input_gradient_masked",
     "binjax_kernel_gradient",
-    "binjax_kernel_gradient_masked",
     "binjax_pixel_matmul",
     "binjax_pixel_conv",
 )

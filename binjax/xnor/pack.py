@@ -66,6 +66,6 @@ def pack_middle_axis(w: jax.Array, backend: str | None) -> jax.Array:
 
 
 def packable(x: jax.Array) -> jax.Array:
-    """X cut off from differentiation, in a dtype that the kernels take."""
+    """The array cut off from differentiation, in a dtype that the kernels take."""
     x = jax.lax.stop_gradient(x)
     return x.astype(jnp.float32) if x.dtype.itemsize < 2 else x

@@ -9,6 +9,7 @@ q in float32, which is exact below 2^24. Every form ends as ``float32(dot) * flo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -129,6 +130,19 @@ SMALL_K = 128
 """Elements below which planes of a convolution leave most of a word empty."""
 
 
+def backend_of(backend: str, taps: int, elements: int) -> str:
+    """What multiplies pixels where ``backend`` multiplies bits: "native" or "xla".
+
+    Args:
+        backend: "triton", "native" or "xla".
+        taps: of the window, 1 for a matrix product.
+        elements: products summed into one output.
+    """
+    # Measured with AVX2: 13 ms against 2 for 3x3x3.
+    slow = taps > 1 and elements < SMALL_K and native().isa != "avx512"
+    return "native" if backend == "native" and not slow else "xla"
+
+
 def _native_matmul(operands: Sequence[ShapedArray]) -> Call:
     return "binjax_pixel_matmul", {}, {}
 
@@ -136,8 +150,8 @@ def _native_matmul(operands: Sequence[ShapedArray]) -> Call:
 def _native_conv(
     operands: Sequence[ShapedArray], *, kernel: Pair, geometry: Geometry
 ) -> Call | None:
-    if native().isa != "avx512" and geometry.elements(kernel) < SMALL_K:
-        return None  # measured with AVX2: 13 ms against 2 for 3x3x3
+    if backend_of("native", math.prod(kernel), geometry.elements(kernel)) != "native":
+        return None
     attributes = {"kernel": np.asarray(kernel, np.int64)} | conv_attributes(geometry)
     return "binjax_pixel_conv", {n: attributes[n] for n in _CONV_ATTRIBUTES}, {}
 

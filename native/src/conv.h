@@ -142,23 +142,11 @@ class ConvSource {
         }
         for (size_t y = 0; y < ys.size(); ++y) {
           for (size_t x = 0; x < xs.size(); ++x) {
-            table_[(y * xs.size() + x) * s.n_out + n] = base(ys[y], xs[x], ones);
+            table_[(y * xs.size() + x) * s.n_out + n] = counted_elements(s, ys[y], xs[x], ones);
           }
         }
       }
     });
-  }
-
-  int32_t base(const std::pair<int64_t, int64_t>& y, const std::pair<int64_t, int64_t>& x,
-               const int32_t* ones) const {
-    int64_t sum = shape_.channels * (y.second - y.first) * (x.second - x.first);
-    for (int64_t i = 0; i < shape_.kh; ++i) {
-      for (int64_t j = 0; j < shape_.kw; ++j) {
-        const bool in = i >= y.first && i < y.second && j >= x.first && j < x.second;
-        if (!in) sum += 2 * ones[i * shape_.kw + j];
-      }
-    }
-    return static_cast<int32_t>(sum);
   }
 
   const ConvShape shape_;

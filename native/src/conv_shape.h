@@ -52,6 +52,21 @@ inline std::vector<int> classes(std::vector<std::pair<int64_t, int64_t>>& ranges
   return index;
 }
 
+// What the dot product of a window with taps outside the image starts from, where the border is
+// zeros that are multiplied as -1: a tap outside, of which `ones` weights are +1, is missing from
+// the number of elements and adds its ones to the count.
+inline int32_t counted_elements(const ConvShape& s, const std::pair<int64_t, int64_t>& y,
+                                const std::pair<int64_t, int64_t>& x, const int32_t* ones) {
+  int64_t sum = s.channels * (y.second - y.first) * (x.second - x.first);
+  for (int64_t i = 0; i < s.kh; ++i) {
+    for (int64_t j = 0; j < s.kw; ++j) {
+      const bool in = i >= y.first && i < y.second && j >= x.first && j < x.second;
+      if (!in) sum += 2 * ones[i * s.kw + j];
+    }
+  }
+  return static_cast<int32_t>(sum);
+}
+
 // Checked sizes of images [n][h][w][groups][words], kernels [n_out][kh][kw][words] and a result
 // [n][out_h][out_w][any].
 inline ffi::ErrorOr<ConvShape> conv_shape(Sizes xs, Sizes ws, Sizes result, int64_t channels,

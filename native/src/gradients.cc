@@ -3,7 +3,8 @@
 
 #include "conv_shape.h"
 #include "ffi.h"
-#include "input_gradient.h"
+#include "input_gradient_avx512.h"
+#include "input_gradient_lanes.h"
 #include "isa.h"
 #include "kernel_gradient.h"
 #include "multiply.h"
@@ -153,21 +154,34 @@ bool is_matrix_product(const ConvShape& s) {
          s.groups == 1;
 }
 
-ffi::Error kernel_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& x, const U32* mask,
-                                F32& out, int64_t channels, Sizes strides, Sizes dilation,
-                                Sizes padding, int64_t pad_value) {
-  const Sizes to = out.dimensions(), xs = x.dimensions();
+// The mask, an operand that may be missing: null then.
+ffi::ErrorOr<const uint32_t*> mask_words(const ffi::RemainingArgs& rest,
+                                         std::initializer_list<int64_t> wanted) {
+  if (rest.size() == 0) return static_cast<const uint32_t*>(nullptr);
+  auto mask = rest.get<U32>(0);
+  if (!mask) return ffi::Unexpected(mask.error());
+  if (rest.size() > 1 || !same(mask->dimensions(), wanted)) {
+    return ffi::Unexpected(mismatch("binjax gradient: the mask does not fit"));
+  }
+  return static_cast<const uint32_t*>(mask->typed_data());
+}
+
+ffi::Error kernel_gradient_call(ffi::ThreadPool pool, F32 g, U32 x, ffi::RemainingArgs rest,
+                                ffi::Result<F32> out, int64_t channels, Sizes strides,
+                                Sizes dilation, Sizes padding, int64_t pad_value) {
+  const Sizes to = out->dimensions(), xs = x.dimensions();
   if (to.size() != 4 || xs.size() != 5) return mismatch("binjax kernel gradient: wrong ranks");
   const int64_t ws[] = {to[3], to[0], to[1], xs[4]};
   auto s =
       conv_shape(xs, Sizes(ws, 4), g.dimensions(), channels, strides, dilation, padding, pad_value);
   if (!s) return s.error();
-  const bool fits =
-      g.dimensions()[3] == s->n_out && to[2] == channels &&
-      (!mask || same(mask->dimensions(), {s->kh, s->kw, channels, ceil_div(s->n_out, 32)}));
-  if (!fits) return mismatch("binjax kernel gradient: shapes do not fit together");
-  if (out.element_count() == 0) return ffi::Error::Success();
-  advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
+  if (g.dimensions()[3] != s->n_out || to[2] != channels) {
+    return mismatch("binjax kernel gradient: shapes do not fit together");
+  }
+  const auto mask = mask_words(rest, {s->kh, s->kw, channels, ceil_div(s->n_out, 32)});
+  if (!mask) return mask.error();
+  if (out->element_count() == 0) return ffi::Error::Success();
+  advise(out->typed_data(), static_cast<int64_t>(out->size_bytes()));
   return guarded([&] {
     KernelGradient k{};
     k.s = *s;
@@ -177,30 +191,16 @@ ffi::Error kernel_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& 
     }
     k.g = g.typed_data();
     k.x = x.typed_data();
-    k.mask = mask ? mask->typed_data() : nullptr;
-    k.out = out.typed_data();
+    k.mask = *mask;
+    k.out = out->typed_data();
     kernel_gradient(pool, k);
   });
 }
 
-ffi::Error kernel_gradient_plain(ffi::ThreadPool pool, F32 g, U32 x, ffi::Result<F32> out,
-                                 int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
-                                 int64_t pad_value) {
-  return kernel_gradient_call(pool, g, x, nullptr, *out, channels, strides, dilation, padding,
-                              pad_value);
-}
-
-ffi::Error kernel_gradient_masked(ffi::ThreadPool pool, F32 g, U32 x, U32 mask,
-                                  ffi::Result<F32> out, int64_t channels, Sizes strides,
-                                  Sizes dilation, Sizes padding, int64_t pad_value) {
-  return kernel_gradient_call(pool, g, x, &mask, *out, channels, strides, dilation, padding,
-                              pad_value);
-}
-
-ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w, const U32* mask,
-                               F32& out, int64_t channels, Sizes strides, Sizes dilation,
-                               Sizes padding, int64_t pad_value) {
-  const Sizes to = out.dimensions(), ws = w.dimensions();
+ffi::Error input_gradient_call(ffi::ThreadPool pool, F32 g, U32 w, ffi::RemainingArgs rest,
+                               ffi::Result<F32> out, int64_t channels, Sizes strides,
+                               Sizes dilation, Sizes padding, int64_t pad_value) {
+  const Sizes to = out->dimensions(), ws = w.dimensions();
   if (to.size() != 4 || ws.size() != 4 || channels < 1 || to[3] % channels) {
     return mismatch("binjax input gradient: wrong ranks");
   }
@@ -208,11 +208,13 @@ ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w
   auto s =
       conv_shape(Sizes(xs, 5), ws, g.dimensions(), channels, strides, dilation, padding, pad_value);
   if (!s) return s.error();
-  const bool fits = g.dimensions()[3] == s->n_out &&
-                    (!mask || same(mask->dimensions(), {s->n, s->h, s->w, s->groups, s->words}));
-  if (!fits) return mismatch("binjax input gradient: shapes do not fit together");
-  if (out.element_count() == 0) return ffi::Error::Success();
-  advise(out.typed_data(), static_cast<int64_t>(out.size_bytes()));
+  if (g.dimensions()[3] != s->n_out) {
+    return mismatch("binjax input gradient: shapes do not fit together");
+  }
+  const auto mask = mask_words(rest, {s->n, s->h, s->w, s->groups, s->words});
+  if (!mask) return mask.error();
+  if (out->element_count() == 0) return ffi::Error::Success();
+  advise(out->typed_data(), static_cast<int64_t>(out->size_bytes()));
   return guarded([&] {
     InputGradient k{};
     k.s = *s;
@@ -222,39 +224,21 @@ ffi::Error input_gradient_call(ffi::ThreadPool& pool, const F32& g, const U32& w
     }
     k.g = g.typed_data();
     k.w = w.typed_data();
-    k.mask = mask ? mask->typed_data() : nullptr;
-    k.out = out.typed_data();
+    k.mask = *mask;
+    k.out = out->typed_data();
     input_gradient(pool, k);
   });
-}
-
-ffi::Error input_gradient_plain(ffi::ThreadPool pool, F32 g, U32 w, ffi::Result<F32> out,
-                                int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
-                                int64_t pad_value) {
-  return input_gradient_call(pool, g, w, nullptr, *out, channels, strides, dilation, padding,
-                             pad_value);
-}
-
-ffi::Error input_gradient_masked(ffi::ThreadPool pool, F32 g, U32 w, U32 mask, ffi::Result<F32> out,
-                                 int64_t channels, Sizes strides, Sizes dilation, Sizes padding,
-                                 int64_t pad_value) {
-  return input_gradient_call(pool, g, w, &mask, *out, channels, strides, dilation, padding,
-                             pad_value);
 }
 
 }  // namespace
 
 #pragma GCC visibility push(default)
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_kernel_gradient, kernel_gradient_plain,
-                              BINJAX_BIND.Arg<F32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    binjax_kernel_gradient_masked, kernel_gradient_masked,
-    BINJAX_BIND.Arg<F32>().Arg<U32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binjax_input_gradient, input_gradient_plain,
-                              BINJAX_BIND.Arg<F32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+    binjax_kernel_gradient, kernel_gradient_call,
+    BINJAX_BIND.Arg<F32>().Arg<U32>().RemainingArgs().Ret<F32>().BINJAX_CONV_ATTRS);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    binjax_input_gradient_masked, input_gradient_masked,
-    BINJAX_BIND.Arg<F32>().Arg<U32>().Arg<U32>().Ret<F32>().BINJAX_CONV_ATTRS);
+    binjax_input_gradient, input_gradient_call,
+    BINJAX_BIND.Arg<F32>().Arg<U32>().RemainingArgs().Ret<F32>().BINJAX_CONV_ATTRS);
 #pragma GCC visibility pop
 
 }  // namespace binjax
