@@ -127,6 +127,17 @@ def test_windows(backend, layer):
             np.testing.assert_array_equal(found, expected, err_msg=str(options))
 
 
+@each_backend()
+def test_scale_is_rounded_before_what_follows(backend):
+    # As one fused multiply-add with the subtraction, a tenth of these would have other bits.
+    rng = np.random.default_rng(5)
+    x, w = images(rng, (200, 300)), weights(rng, (300, 40))
+    mean = rng.normal(size=(1, 40)).astype(np.float32)
+    product = jax.jit(lambda x, w, m: binjax.pixel_matmul(x, w, backend=backend) - m)
+    wanted = scaled(centered(x) @ signs(w)) - mean
+    np.testing.assert_array_equal(product(x, w, mean), wanted)
+
+
 def test_bits_of_the_float_network():
     # q / 255 in [-1, 1], as training in floats would compute it from integers
     rng = np.random.default_rng(1)

@@ -100,7 +100,17 @@ def _product(q: jax.Array, wp: jax.Array) -> jax.Array:
     # By default, GPUs and TPUs may round the sums.
     dot = lax.dot_general(q, weights, contracted, precision=lax.Precision.HIGHEST)
     # As integers, so that XLA doesn't move the scale into the product.
-    return dot.astype(jnp.int32).astype(jnp.float32) * SCALE
+    return scaled(dot.astype(jnp.int32))
+
+
+def scaled(dot: jax.Array) -> jax.Array:
+    """``float32(dot) * float32(1/255)``, rounded after the product whatever is done with it next.
+
+    XLA makes one fused multiply-add of a product and a sum behind it, with other bits: a clamp that
+    never acts keeps the two apart (of an optimization barrier nothing is left in time).
+    """
+    limit = np.float32(LARGEST_K)
+    return lax.clamp(-limit, dot.astype(jnp.float32) * SCALE, limit)
 
 
 def _portable_matmul(x: jax.Array, wp: jax.Array) -> jax.Array:
