@@ -129,7 +129,7 @@ def test_windows(backend, layer):
 
 @each_backend()
 def test_scale_is_rounded_before_what_follows(backend):
-    # As one fused multiply-add with the subtraction, a tenth of these would have other bits.
+    # Fused with the subtraction into one multiply-add, a tenth of these would have other bits.
     rng = np.random.default_rng(5)
     x, w = images(rng, (200, 300)), weights(rng, (300, 40))
     mean = rng.normal(size=(1, 40)).astype(np.float32)
