@@ -10,14 +10,17 @@ from binjax.layers.recording import capture, record
 from binjax.layers.regular import Flatten, dropout
 from binjax.layers.repeat import Repeat
 from binjax.layers.sequential import Sequential
+from binjax.xnor.pixels import UNIT, PixelScale
 
 __all__ = [
+    "UNIT",
     "BatchNorm",
     "BinaryConv",
     "BinaryDense",
     "BinaryWeight",
     "Flatten",
     "MaxPool",
+    "PixelScale",
     "Repeat",
     "Sequential",
     "ShiftBatchNorm",

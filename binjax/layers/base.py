@@ -25,6 +25,7 @@ from binjax.layers.quantize import (
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
 from binjax.ste import Quantizer, precision, ste_sign
+from binjax.xnor.pixels import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
 
 Initializer = Callable[..., jax.Array]
@@ -67,7 +68,7 @@ class BinaryLayer(nnx.Module):
         pad_value: float,
         use_bias: bool,
         kernel_init: Initializer,
-        pixels: bool,
+        pixels: bool | PixelScale,
         backend: str,
         dtype: DTypeLike | None,
         param_dtype: DTypeLike,
@@ -81,7 +82,8 @@ class BinaryLayer(nnx.Module):
         self.input_quantizer = resolve_quantizer(input_quantizer)
         self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer)
         self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
-        self.pixels, self.backend, self.dtype = pixels, backend, dtype
+        self.pixels = UNIT if pixels is True else pixels or None
+        self.backend, self.dtype = backend, dtype
         self.taps = math.prod(before)
         self.elements = self.taps * n_in
         check_choice(type(self).__name__, backend, self.operands)
@@ -93,7 +95,7 @@ class BinaryLayer(nnx.Module):
     def operands(self) -> Operands:
         """What the choice of a kernel depends on."""
         return Operands(
-            pixels=self.pixels,
+            pixels=self.pixels is not None,
             input_quantizer=self.input_quantizer,
             kernel_quantizer=self.kernel_quantizer,
             dropout=self.dropout,
@@ -124,8 +126,8 @@ class BinaryLayer(nnx.Module):
 
     def factors(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> Factors:
         """The operands of the product and how they are multiplied."""
-        if self.pixels:
-            return self._pixel_factors(x)
+        if self.pixels is not None:
+            return self._pixel_factors(x, self.pixels, train, key)
         packed = self.floats_because(train=train) is None
         fused_x, fused_kernel = (
             packed and quantizer is ste_sign
@@ -153,15 +155,20 @@ class BinaryLayer(nnx.Module):
         """Refuse an input of another shape or, for pixels, dtype."""
         raise NotImplementedError
 
-    def _pixel_factors(self, x: jax.Array) -> Factors:
+    def _pixel_factors(
+        self, x: jax.Array, scale: PixelScale, train: bool, key: jax.Array | None
+    ) -> Factors:
         if x.dtype != jnp.uint8:
             raise TypeError(
                 f"{type(self).__name__} with pixels=True takes uint8 images, got {x.dtype}; "
                 "pixels=False takes scaled ones"
             )
+        dtype = jnp.float32 if self.dtype is None else self.dtype
+        if train and self.dropout:
+            real = dropout(_derive(key, 1), scale.inputs(x).astype(dtype), self.dropout)
+            return Factors(None, real, self._quantized_kernel().astype(dtype))
         fused = self.kernel_quantizer is ste_sign
         kernel = self.kernel[...] if fused else self._quantized_kernel()
-        dtype = jnp.float32 if self.dtype is None else self.dtype
         return Factors(self._pixel_product(x, kernel, fused, dtype), x, kernel)
 
     def _quantized_kernel(self) -> jax.Array:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor import conv, matmul, pixels
+from binjax.xnor.pixels import UNIT, PixelScale
 from binjax.xnor.product import Product
 
 
@@ -30,7 +31,8 @@ class BinaryDense(BinaryLayer):
         use_bias: add a learned bias (redundant in front of batch normalization).
         kernel_init: initializer of the latent weights.
         pixels: inputs are 8-bit pixels p, multiplied exactly as ``2p/255 - 1`` (see
-            ``binjax.pixel_matmul``); calls then take uint8.
+            ``binjax.pixel_matmul``), or as a :class:`~binjax.layers.PixelScale` says; calls then
+            take uint8. With dropout, training multiplies floats.
         backend: who multiplies ±1 by ±1: "xla", "native" or "triton" kernels on packed words,
             "auto" for the best of them where both operands are binary and floats elsewhere, or
             "float"; :meth:`floats_because` says which, and why.
@@ -53,7 +55,7 @@ class BinaryDense(BinaryLayer):
         dropout: float = 0.0,
         use_bias: bool = False,
         kernel_init: Initializer = glorot_uniform,
-        pixels: bool = False,
+        pixels: bool | PixelScale = False,
         backend: str = "auto",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -88,7 +90,10 @@ class BinaryDense(BinaryLayer):
     def _pixel_product(
         self, x: jax.Array, kernel: jax.Array, ste: bool, dtype: DTypeLike
     ) -> Product:
-        return pixels.make_matrix_product(kernel, ste=ste, dtype=dtype, backend=self._kernels)
+        assert self.pixels is not None
+        return pixels.make_matrix_product(
+            kernel, ste=ste, dtype=dtype, backend=self._kernels, scale=self.pixels
+        )
 
 
 class BinaryConv(BinaryLayer):
@@ -119,7 +124,7 @@ class BinaryConv(BinaryLayer):
         dropout: float = 0.0,
         use_bias: bool = False,
         kernel_init: Initializer = glorot_uniform,
-        pixels: bool = False,
+        pixels: bool | PixelScale = False,
         backend: str = "auto",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -130,6 +135,8 @@ class BinaryConv(BinaryLayer):
         if padding not in ("SAME", "VALID"):
             raise ValueError(f'BinaryConv padding is "SAME" or "VALID", not {padding!r}')
         self.padding = padding
+        if isinstance(pixels, PixelScale) and pixels != UNIT:
+            raise ValueError("BinaryConv takes pixels scaled to [-1, 1] only: pixels=True")
         super().__init__(
             (*self.kernel_size, n_in, n_out),
             input_quantizer=None if pixels and input_quantizer == "ste_sign" else input_quantizer,

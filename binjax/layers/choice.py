@@ -43,7 +43,7 @@ def floats_because(backend: str, operands: Operands, *, train: bool) -> str | No
     Dropout makes zeros of ±1 in training only, so the answer depends on ``train``.
     """
     if operands.pixels:
-        return None
+        return _dropped(operands) if train and operands.dropout else None
     if backend == "float":
         return 'backend = "float"'
     return _not_binary(operands, train)
@@ -98,17 +98,22 @@ def _not_binary(operands: Operands, train: bool) -> str | None:
     if precision(kernel) != 1:
         return "the kernel is not binarized" if kernel is None else _undeclared("kernel", kernel)
     if operands.pixels:
-        return None
+        return _dropped(operands) if train and operands.dropout else None
     inputs = operands.input_quantizer
     if inputs is None:
         return "the input is real"
     if precision(inputs) != 1:
         return _undeclared("input", inputs)
     if train and operands.dropout:
-        return f"dropout {operands.dropout:g} makes zeros of ±1 inputs"
+        return _dropped(operands)
     if operands.pad_value not in (-1, 0, 1):
         return f"pad_value {operands.pad_value:g} is not -1, 0 or 1"
     return None
+
+
+def _dropped(operands: Operands) -> str:
+    inputs = "pixels" if operands.pixels else "±1 inputs"
+    return f"dropout {operands.dropout:g} makes zeros of {inputs}"
 
 
 def _undeclared(which: str, quantizer: Quantizer | Stochastic) -> str:
@@ -123,8 +128,6 @@ def _check_pixels(layer: str, operands: Operands) -> None:
         problem = f"no input quantizer, not {name_of(operands.input_quantizer)}"
     elif precision(operands.kernel_quantizer) != 1:
         problem = "a binary kernel quantizer"
-    elif operands.dropout:
-        problem = f"no dropout, not {operands.dropout:g}"
     elif operands.pad_value:
         problem = f"pad_value 0, not {operands.pad_value:g}"
     elif operands.elements * 255 >= 2**24:

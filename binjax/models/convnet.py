@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from binjax.layers import BinaryConv, BinaryDense, Flatten, MaxPool, Sequential
+from binjax.layers import BinaryConv, BinaryDense, Flatten, MaxPool, PixelScale, Sequential
 from binjax.layers.quantize import QuantizerLike
 from binjax.models.options import (
     DEFAULT_COMPUTE,
@@ -31,7 +31,7 @@ def cifar10_convnet(
     kernel_quantizer: QuantizerLike = "ste_sign",
     use_bias: bool = True,
     kernel_init: str = "glorot_uniform",
-    pixels: bool = False,
+    pixels: bool | PixelScale = False,
     compute: Compute = DEFAULT_COMPUTE,
     rngs: nnx.Rngs,
 ) -> Sequential:
@@ -72,7 +72,7 @@ def cifar10_convnet(
             n_in,
             n_out,
             input_quantizer=None if i == 1 else input_quantizer,
-            pixels=pixels and i == 1,
+            pixels=pixels if i == 1 else False,
             backend=compute.backend,
             **shared,
         )

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, MaxPool, Sequential
+from binjax.layers import (
+    BatchNorm,
+    BinaryConv,
+    BinaryDense,
+    Flatten,
+    MaxPool,
+    PixelScale,
+    Sequential,
+)
 from binjax.models.options import DEFAULT_COMPUTE, Compute
 
 _CONVOLUTIONS = ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
@@ -16,7 +24,7 @@ def larq_cifar10(
     input_shape: Sequence[int],
     n_classes: int,
     *,
-    pixels: bool = False,
+    pixels: bool | PixelScale = False,
     compute: Compute = DEFAULT_COMPUTE,
     rngs: nnx.Rngs,
 ) -> Sequential:
@@ -42,7 +50,7 @@ def larq_cifar10(
             n_out,
             padding="VALID" if i == 1 else "SAME",
             input_quantizer=None if i == 1 else "ste_sign",
-            pixels=pixels and i == 1,
+            pixels=pixels if i == 1 else False,
             backend=compute.backend,
             dtype=compute.dtype,
             rngs=rngs,

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from binjax.layers import BinaryDense, Flatten, Sequential
+from binjax.layers import BinaryDense, Flatten, PixelScale, Sequential
 from binjax.layers.quantize import QuantizerLike
 from binjax.models.options import (
     DEFAULT_COMPUTE,
@@ -32,7 +32,7 @@ def mlp(
     kernel_quantizer: QuantizerLike = "ste_sign",
     use_bias: bool = True,
     kernel_init: str = "glorot_uniform",
-    pixels: bool = False,
+    pixels: bool | PixelScale = False,
     compute: Compute = DEFAULT_COMPUTE,
     rngs: nnx.Rngs,
 ) -> Sequential:
@@ -52,7 +52,7 @@ def mlp(
         use_bias: biases in the dense layers, as in the paper.
         kernel_init: ``"glorot_uniform"`` or ``"uniform"``.
         pixels: images come as uint8 and the first layer multiplies them exactly, scaled to
-            [-1, 1]; not together with ``input_dropout``.
+            [-1, 1] or as a ``PixelScale`` says; with ``input_dropout``, in evaluation only.
         compute: kernels, memory and dtype.
         rngs: for initialization.
     """
@@ -68,7 +68,7 @@ def mlp(
             dropout=input_dropout if i == 1 else hidden_dropout,
             use_bias=use_bias,
             kernel_init=make_initializer(kernel_init),
-            pixels=pixels and i == 1,
+            pixels=pixels if i == 1 else False,
             backend=compute.backend,
             dtype=compute.dtype,
             rngs=rngs,

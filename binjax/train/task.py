@@ -14,7 +14,7 @@ from flax import nnx
 from binjax import data, metrics
 from binjax.config import Config, ConfigError, schema
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
-from binjax.layers import BinaryWeight, products, split
+from binjax.layers import UNIT, BinaryWeight, PixelScale, products, split
 from binjax.losses import LABEL_LOSSES
 from binjax.models import MODELS
 from binjax.models.options import Compute
@@ -70,35 +70,39 @@ def make_model(
         ConfigError: the image size does not fit the model.
     """
     options = config.model.model_dump(exclude={"kind", "first_layer"})
-    pixels = takes_pixels(config)
+    pixels = pixel_scale(config)
     compute = Compute(config.backend, config.memory, jnp.dtype(config.dtype))
     try:
         return MODELS[config.model.kind](
-            image_shape, n_classes, pixels=pixels, compute=compute, rngs=rngs, **options
+            image_shape, n_classes, pixels=pixels or False, compute=compute, rngs=rngs, **options
         )
     except ValueError as error:
         raise ConfigError(f"model.kind {config.model.kind}: {error}") from None
 
 
-def takes_pixels(config: Config) -> bool:
-    """Whether the config's network takes images as they are, uint8, and not scaled.
+def pixel_scale(config: Config) -> PixelScale | None:
+    """What pixels stand for, where the network takes images as they are, uint8; None: scaled ones.
 
     Raises:
         ConfigError: its ``first_layer`` says so, but something else does not go with it.
     """
-    model = config.model
+    model, scaling = config.model, config.data.scaling
     if model.first_layer == "float":
-        return False
-    problem = None
-    if config.data.scaling.kind != "unit":
-        problem = 'data.scaling.kind = "unit" ([-1, 1])'
-    elif getattr(model, "input_dropout", 0):
-        problem = "model.input_dropout = 0"
-    elif getattr(model, "kernel_quantizer", "ste_sign") == "noop":
+        return None
+    problem, scale = None, UNIT
+    if isinstance(scaling, schema.StandardScaling):
+        # A convolution's border would add a multiple of other weights at each place.
+        if model.kind == "mlp" and len(scaling.mean) == len(scaling.std) == 1:
+            scale = PixelScale.standard(scaling.mean[0], scaling.std[0])
+        elif model.kind == "mlp":
+            problem = "one mean and one deviation in data.scaling"
+        else:
+            problem = 'data.scaling.kind = "unit" ([-1, 1])'
+    if getattr(model, "kernel_quantizer", "ste_sign") == "noop":
         problem = "a model.kernel_quantizer that binarizes"
     if problem is not None and model.first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
-    return problem is None
+    return scale if problem is None else None
 
 
 def make_task(
@@ -132,7 +136,7 @@ def make_task(
         )
     steps_per_epoch = n_train // config.batch_size
     preprocess = make_preprocess(config.data.scaling, image_shape[-1])
-    if takes_pixels(config):
+    if pixel_scale(config) is not None:
         preprocess = _as_they_are
     loss = LABEL_LOSSES[config.loss]
 

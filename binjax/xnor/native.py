@@ -30,8 +30,12 @@ TARGETS = (
     "binjax_conv_threshold",
     "binjax_input_gradient",
     "binjax_kernel_gradient",
-    "binjax_pixel_matmul",
-    "binjax_pixel_conv",
+    "binjax_pixel_matmul_scaled",
+    "binjax_pixel_matmul_int32",
+    "binjax_pixel_matmul_threshold",
+    "binjax_pixel_conv_scaled",
+    "binjax_pixel_conv_int32",
+    "binjax_pixel_conv_threshold",
 )
 
 

@@ -3,7 +3,8 @@
 A pixel p counts as the odd integer ``q = 2p - 255``, the sum of ``2**b (2 bit_b(p) - 1)`` over its
 bits: eight binary products of one set of weights. The native kernel sums them in its registers,
 one 32-bit integer per result; elsewhere, Triton's platform included, the portable form multiplies
-q in float32, which is exact below 2^24. Every form ends as ``float32(dot) * float32(1/255)``.
+q in float32, which is exact below 2^24. The sums end as they are (``"int32"``), as
+``float32(dot) * float32(1/255)`` (``"scaled"``), or as bits (``"threshold"``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +26,11 @@ from binjax.packing import unpack_bits
 from binjax.xnor import partition
 from binjax.xnor.geometry import Geometry, Pair
 from binjax.xnor.native import native
+from binjax.xnor.ops import Batched, one_by_one
 from binjax.xnor.primitives import Call, conv_attributes, register, result_like
+from binjax.xnor.xla import Epilogue, bits_width, finish, result_dtype
 
-Batched = tuple[jax.Array, bool]
+PixelEpilogue = Literal["scaled", "int32", "threshold"]
 
 LARGEST_K = (2**24 - 1) // 255  # every sum of so many integers of up to 255 is a float32
 SCALE = np.float32(1) / np.float32(255)
@@ -93,47 +97,86 @@ def over_windows(
     return out
 
 
-def _product(q: jax.Array, wp: jax.Array) -> jax.Array:
-    """``float32[..., K]`` by ``uint32[N, W]``, scaled: ``float32[..., N]``."""
+def scaled(dot: jax.Array, scale: float | np.float32 = SCALE) -> jax.Array:
+    """``float32(dot) * float32(scale)``, rounded after the product whatever is done with it next.
+
+    XLA makes one fused multiply-add of a product and a sum behind it, with other bits: a clamp that
+    never acts keeps the two apart (of an optimization barrier nothing is left in time).
+    """
+    limit = np.finfo(np.float32).max
+    return lax.clamp(-limit, dot.astype(jnp.float32) * np.float32(scale), limit)
+
+
+def _dots(q: jax.Array, wp: jax.Array) -> jax.Array:
+    """``float32[..., K]`` by ``uint32[N, W]``: ``int32[..., N]``."""
     weights = unpack_bits(wp, q.shape[-1], jnp.float32)
     contracted = (((q.ndim - 1,), (1,)), ((), ()))
     # By default, GPUs and TPUs may round the sums.
     dot = lax.dot_general(q, weights, contracted, precision=lax.Precision.HIGHEST)
     # As integers, so that XLA doesn't move the scale into the product.
-    return scaled(dot.astype(jnp.int32))
+    return dot.astype(jnp.int32)
 
 
-def scaled(dot: jax.Array) -> jax.Array:
-    """``float32(dot) * float32(1/255)``, rounded after the product whatever is done with it next.
-
-    XLA makes one fused multiply-add of a product and a sum behind it, with other bits: a clamp that
-    never acts keeps the two apart (of an optimization barrier nothing is left in time).
-    """
-    limit = np.float32(LARGEST_K)
-    return lax.clamp(-limit, dot.astype(jnp.float32) * SCALE, limit)
+def _finish(dot: jax.Array, *operands: jax.Array, epilogue: PixelEpilogue) -> jax.Array:
+    return scaled(dot) if epilogue == "scaled" else finish(dot, *operands, epilogue=epilogue)
 
 
-def _portable_matmul(x: jax.Array, wp: jax.Array) -> jax.Array:
-    return _product(centered(x), wp)
+def _plain(epilogue: PixelEpilogue) -> Epilogue:
+    """The epilogue of other products whose result has the same shape."""
+    return "int32" if epilogue == "scaled" else epilogue
 
 
-def _portable_conv(x: jax.Array, wp: jax.Array, *, kernel: Pair, geometry: Geometry) -> jax.Array:
-    # [blocks, n, rows, ow, N]
-    out = over_windows(lambda q: _product(q, wp), x, kernel=kernel, geometry=geometry)
+def _dtype(epilogue: PixelEpilogue) -> np.dtype[Any]:
+    return np.dtype(np.float32) if epilogue == "scaled" else result_dtype(epilogue)
+
+
+def _portable_matmul(
+    x: jax.Array, wp: jax.Array, *operands: jax.Array, epilogue: PixelEpilogue
+) -> jax.Array:
+    return _finish(_dots(centered(x), wp), *operands, epilogue=epilogue)
+
+
+def _portable_conv(
+    x: jax.Array,
+    wp: jax.Array,
+    *operands: jax.Array,
+    kernel: Pair,
+    geometry: Geometry,
+    epilogue: PixelEpilogue,
+) -> jax.Array:
+    def block(q: jax.Array) -> jax.Array:
+        return _finish(_dots(q, wp), *operands, epilogue=epilogue)
+
+    # [blocks, n, rows, ow, N or words]
+    out = over_windows(block, x, kernel=kernel, geometry=geometry)
     blocks, n, rows = out.shape[:3]
     high = geometry.output(x.shape[1:3], kernel)[0]
     return jnp.moveaxis(out, 0, 1).reshape(n, blocks * rows, *out.shape[3:])[:, :high]
 
 
-def _matmul_type(x: ShapedArray, wp: ShapedArray, *, backend: str | None) -> ShapedArray:
-    return result_like([x, wp], (x.shape[0], wp.shape[0]), jnp.float32)
+def _matmul_type(
+    x: ShapedArray,
+    wp: ShapedArray,
+    *operands: ShapedArray,
+    epilogue: PixelEpilogue,
+    backend: str | None,
+) -> ShapedArray:
+    shape = (x.shape[0], bits_width(wp.shape[0], _plain(epilogue)))
+    return result_like([x, wp, *operands], shape, _dtype(epilogue))
 
 
 def _conv_type(
-    x: ShapedArray, wp: ShapedArray, *, kernel: Pair, geometry: Geometry, backend: str | None
+    x: ShapedArray,
+    wp: ShapedArray,
+    *operands: ShapedArray,
+    kernel: Pair,
+    geometry: Geometry,
+    epilogue: PixelEpilogue,
+    backend: str | None,
 ) -> ShapedArray:
     high, wide = geometry.output(x.shape[1:3], kernel)
-    return result_like([x, wp], (x.shape[0], high, wide, wp.shape[0]), jnp.float32)
+    shape = (x.shape[0], high, wide, bits_width(wp.shape[0], _plain(epilogue)))
+    return result_like([x, wp, *operands], shape, _dtype(epilogue))
 
 
 SMALL_K = 128
@@ -153,17 +196,18 @@ def backend_of(backend: str, taps: int, elements: int) -> str:
     return "native" if backend == "native" and not slow else "xla"
 
 
-def _native_matmul(operands: Sequence[ShapedArray]) -> Call:
-    return "binjax_pixel_matmul", {}, {}
+def _native_matmul(operands: Sequence[ShapedArray], *, epilogue: PixelEpilogue) -> Call:
+    return f"binjax_pixel_matmul_{epilogue}", {}, {}
 
 
 def _native_conv(
-    operands: Sequence[ShapedArray], *, kernel: Pair, geometry: Geometry
+    operands: Sequence[ShapedArray], *, kernel: Pair, geometry: Geometry, epilogue: PixelEpilogue
 ) -> Call | None:
     if backend_of("native", math.prod(kernel), geometry.elements(kernel)) != "native":
         return None
     attributes = {"kernel": np.asarray(kernel, np.int64)} | conv_attributes(geometry)
-    return "binjax_pixel_conv", {n: attributes[n] for n in _CONV_ATTRIBUTES}, {}
+    target = f"binjax_pixel_conv_{epilogue}"
+    return target, {n: attributes[n] for n in _CONV_ATTRIBUTES}, {}
 
 
 _CONV_ATTRIBUTES = ("kernel", "strides", "dilation", "padding")
@@ -173,80 +217,104 @@ register(pixel_matmul_p, _matmul_type, _portable_matmul, _native_matmul, _portab
 register(pixel_conv_p, _conv_type, _portable_conv, _native_conv, _portable_conv)
 
 
-@functools.partial(jax.jit, static_argnames=("backend",))
-def matmul(x: jax.Array, wp: jax.Array, *, backend: str | None) -> jax.Array:
-    """``uint8[M, K]`` by ``uint32[N, W]``: ``float32[M, N]``, sums of ``(2x - 255) w`` / 255."""
+@functools.partial(jax.jit, static_argnames=("epilogue", "backend"))
+def matmul(
+    x: jax.Array,
+    wp: jax.Array,
+    *operands: jax.Array,
+    epilogue: PixelEpilogue = "scaled",
+    backend: str | None,
+) -> jax.Array:
+    """``uint8[M, K]`` by ``uint32[N, W]``: sums of ``(2x - 255) w``, ``[M, N]`` or bits of it.
 
-    def local(images: jax.Array, wp: jax.Array) -> jax.Array:
+    ``"scaled"`` gives float32, the sums divided by 255; ``"threshold"`` takes ``int32[N]`` and
+    ``bool[N]`` as operands, see :func:`binjax.xnor.xla.finish`.
+    """
+
+    def local(images: jax.Array, wp: jax.Array, *operands: jax.Array) -> jax.Array:
         x = images.reshape(images.shape[0], -1)
-        out: jax.Array = pixel_matmul_p.bind(x, wp, backend=backend)
+        out: jax.Array = pixel_matmul_p.bind(x, wp, *operands, epilogue=epilogue, backend=backend)
         return out[:, None, None]
 
-    out = _apply(local, functools.partial(matmul, backend=backend), x, wp, (x.shape[0],))
-    return out.reshape(x.shape[0], wp.shape[0])
+    call = functools.partial(matmul, epilogue=epilogue, backend=backend)
+    out = _apply(local, call, x, wp, operands, (x.shape[0],), epilogue)
+    return out.reshape(x.shape[0], out.shape[-1])
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "geometry", "backend"))
+@functools.partial(jax.jit, static_argnames=("kernel", "geometry", "epilogue", "backend"))
 def conv(
-    x: jax.Array, wp: jax.Array, *, kernel: Pair, geometry: Geometry, backend: str | None
+    x: jax.Array,
+    wp: jax.Array,
+    *operands: jax.Array,
+    kernel: Pair,
+    geometry: Geometry,
+    epilogue: PixelEpilogue = "scaled",
+    backend: str | None,
 ) -> jax.Array:
-    """``uint8[n, h, w, C]`` by ``uint32[N, words of kh kw C]``: ``float32[n, oh, ow, N]``."""
-    size_out = geometry.output(x.shape[1:3], kernel)
-    call = functools.partial(conv, kernel=kernel, geometry=geometry, backend=backend)
+    """``uint8[n, h, w, C]`` by ``uint32[N, words of kh kw C]``: ``[n, oh, ow, N]`` or bits of it.
 
-    def local(images: jax.Array, wp: jax.Array) -> jax.Array:
-        out: jax.Array = pixel_conv_p.bind(
-            images, wp, kernel=kernel, geometry=geometry, backend=backend
-        )
+    Epilogues are those of :func:`matmul`.
+    """
+    size_out = geometry.output(x.shape[1:3], kernel)
+    options = {"kernel": kernel, "geometry": geometry, "epilogue": epilogue, "backend": backend}
+
+    def local(images: jax.Array, wp: jax.Array, *operands: jax.Array) -> jax.Array:
+        out: jax.Array = pixel_conv_p.bind(images, wp, *operands, **options)
         return out
 
-    return _apply(local, call, x, wp, (x.shape[0], *size_out))
+    call = functools.partial(conv, **options)
+    return _apply(local, call, x, wp, operands, (x.shape[0], *size_out), epilogue)
 
 
 def _apply(
-    local: Callable[[jax.Array, jax.Array], jax.Array],
-    call: Callable[[jax.Array, jax.Array], jax.Array],
+    local: Callable[..., jax.Array],
+    call: Callable[..., jax.Array],
     x: jax.Array,
     wp: jax.Array,
+    operands: Sequence[jax.Array],
     leading: Sequence[int],
+    epilogue: PixelEpilogue,
 ) -> jax.Array:
     """``local`` under the batching rule and the sharding rule of both operations.
 
     Args:
-        local: images ``uint8[n, h, w, C]`` (or rows as ``[M, 1, 1, K]``) and weights to
-            ``[n, oh, ow, N]``, on one device.
+        local: images ``uint8[n, h, w, C]`` (or rows as ``[M, 1, 1, K]``), weights and operands to
+            ``[n, oh, ow, N]`` or bits of it, on one device.
         call: the whole operation, of a batch folded into one of its operands.
-        x, wp: its operands.
+        x, wp, operands: its operands.
         leading: shape of its result, but for the last axis.
+        epilogue: of the operation.
     """
     n = wp.shape[0]
+    width = bits_width(n, _plain(epilogue))
     if 0 in (*leading, n):
-        return jnp.zeros((*leading, n), jnp.float32)
+        return jnp.zeros((*leading, width), _dtype(epilogue))
 
-    def of_five_axes(images: jax.Array, weights: jax.Array) -> jax.Array:
-        return local(images[..., 0], weights[:, :, 0, 0])
+    def of_five_axes(images: jax.Array, weights: jax.Array, *operands: jax.Array) -> jax.Array:
+        return local(images[..., 0], weights[:, :, 0, 0], *operands)
 
-    split = partition.conv(of_five_axes, n, 1, 0, "int32")
+    split = partition.conv(of_five_axes, n, 1, len(operands), _plain(epilogue))
 
-    def product(x: jax.Array, wp: jax.Array) -> jax.Array:
+    def product(x: jax.Array, wp: jax.Array, *operands: jax.Array) -> jax.Array:
         # The rule of packed convolutions: images and features stay, all else is gathered. Their
         # channels are the "groups" here and their words 1, since pixels and words differ.
         images = x if x.ndim == 4 else x[:, None, None]
-        out: jax.Array = split(images[..., None], wp[..., None, None])
-        return out.reshape(*leading, n)
+        out: jax.Array = split(images[..., None], wp[..., None, None], *operands)
+        return out.reshape(*leading, width)
 
     whole = custom_vmap(product)
 
     @whole.def_vmap
-    def batch(size: int, batched: Sequence[bool], x: jax.Array, wp: jax.Array) -> Batched:
-        if all(batched):
-            out: jax.Array = lax.map(lambda pair: call(*pair), (x, wp))
-            return out, True
-        if batched[0]:
+    def batch(
+        size: int, batched: Sequence[bool], x: jax.Array, wp: jax.Array, *operands: jax.Array
+    ) -> Batched:
+        if batched == [True, *(False,) * (1 + len(operands))]:
             rows = x.reshape(size * x.shape[1], *x.shape[2:])
-            return call(rows, wp).reshape(size, *leading, n), True
+            return call(rows, wp, *operands).reshape(size, *leading, width), True
+        if batched[0] or operands:
+            return one_by_one(call, batched, (x, wp, *operands)), True
         columns = call(x, wp.reshape(size * n, wp.shape[2])).reshape(*leading, size, n)
         return jnp.moveaxis(columns, -2, 0), True
 
-    out: jax.Array = whole(x, wp)
+    out: jax.Array = whole(x, wp, *operands)
     return out

@@ -1,9 +1,10 @@
 """The first layer: 8-bit images times binary weights, exact, with straight-through gradients.
 
-The input scaling is fixed: a pixel p of 0 to 255 stands for ``x = 2p/255 - 1``, from -1 to 1. That
-is ``q/255`` with the odd integer ``q = 2p - 255``, so products with ±1 are integers over 255. Other
-scalings (none, per-channel mean and deviation) are not integers over one divisor: inputs of
-another dtype than uint8 are refused, and are multiplied in floats.
+A pixel p of 0 to 255 stands for ``x = 2p/255 - 1``, from -1 to 1. That is ``q/255`` with the odd
+integer ``q = 2p - 255``, so products with ±1 are integers over 255. A layer may take another scale,
+``x = scale q + shift`` (:class:`PixelScale`): the integers stay the same, and the shift adds its
+multiple of a column's sum of weights. Scalings with a mean and a deviation for each channel are not
+of that form: such images are multiplied in floats, and inputs other than uint8 are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from binjax.xnor import pixel_ops
@@ -25,6 +28,36 @@ from binjax.xnor.pixel_ops import LARGEST_K
 from binjax.xnor.product import Words, multiply, pack_weights
 
 Options = tuple[Sequence[int], Padding, Sequence[int]]
+
+
+class PixelScale(NamedTuple):
+    """What pixels stand for: ``x = scale (2p - 255) + shift``; by default from -1 to 1."""
+
+    scale: float = 1 / 255
+    shift: float = 0.0
+
+    @classmethod
+    def standard(cls, mean: float, std: float) -> PixelScale:
+        """``x = (p - mean) / std``."""
+        return cls(1 / (2 * std), (255 - 2 * mean) / (2 * std))
+
+    def inputs(self, x: jax.Array) -> jax.Array:
+        """float32 inputs of uint8 pixels."""
+        real = pixel_ops.scaled(pixel_ops.centered(x), self.scale)
+        return real + np.float32(self.shift) if self.shift else real
+
+    def outputs(self, dot: jax.Array, weight_sums: jax.Array) -> jax.Array:
+        """float32 results of integer sums ``int32[..., N]``, given the sums ``int32[N]`` of columns
+        of weights.
+        """
+        real = pixel_ops.scaled(dot, self.scale)
+        if not self.shift:
+            return real
+        added = weight_sums.astype(jnp.float32) * np.float32(self.shift)
+        return real + added.reshape((1,) * (dot.ndim - 1) + (-1,))
+
+
+UNIT = PixelScale()
 
 
 def pixel_matmul(x: ArrayLike, w: ArrayLike, *, backend: str | None = None) -> jax.Array:
@@ -135,6 +168,7 @@ class PixelMatrixProduct(NamedTuple):
         dtype: of the result.
         w_dtype: of w and its gradient.
         backend: see :func:`pixel_matmul`.
+        scale: what pixels stand for.
     """
 
     k: int
@@ -142,6 +176,7 @@ class PixelMatrixProduct(NamedTuple):
     dtype: jnp.dtype
     w_dtype: jnp.dtype
     backend: str | None
+    scale: PixelScale = UNIT
 
     def pack(self, x: jax.Array, w: jax.Array) -> Words:
         """X as it is, words of w."""
@@ -150,15 +185,24 @@ class PixelMatrixProduct(NamedTuple):
     def result(self, words: Words) -> jax.Array:
         """``[..., n]``."""
         rows = words.x.reshape(math.prod(words.x.shape[:-1]), self.k)
-        out: jax.Array = pixel_ops.matmul(rows, words.w, backend=self.backend)
+        out: jax.Array
+        if self.scale == UNIT:
+            out = pixel_ops.matmul(rows, words.w, backend=self.backend)
+        else:
+            dot = pixel_ops.matmul(rows, words.w, epilogue="int32", backend=self.backend)
+            ones = jnp.sum(lax.population_count(words.w), 1).astype(jnp.int32)
+            out = self.scale.outputs(dot, 2 * ones - self.k)
         return out.astype(self.dtype).reshape(*words.x.shape[:-1], out.shape[1])
 
     def pullback(self, words: Words, g: jax.Array) -> tuple[None, jax.Array]:
-        """``q.T @ g / 255``."""
+        """``x.T @ g``."""
         count = math.prod(g.shape[:-1])
         rows = pixel_ops.centered(words.x).reshape(count, self.k)
-        gw = rows.T @ g.reshape(count, g.shape[-1]).astype(jnp.float32)
-        return None, _finish(gw, words).astype(self.w_dtype)
+        g = g.reshape(count, g.shape[-1]).astype(jnp.float32)
+        gw = (rows.T @ g) * np.float32(self.scale.scale)
+        if self.scale.shift:
+            gw = gw + np.float32(self.scale.shift) * jnp.sum(g, 0, keepdims=True)
+        return None, _masked(gw, words).astype(self.w_dtype)
 
     def largest(self) -> None:
         """Results are integers over 255."""
@@ -205,7 +249,9 @@ class PixelConvolution(NamedTuple):
                 geometry=self.geometry,
             )
             gw = jnp.sum(blocks, 0) if blocks.shape[0] > 1 else blocks[0]
-        gw = _finish(gw, words).reshape(*self.kernel, self.geometry.channels, n_out)
+        gw = _masked(gw * pixel_ops.SCALE, words).reshape(
+            *self.kernel, self.geometry.channels, n_out
+        )
         return None, gw.astype(self.w_dtype)
 
     def largest(self) -> None:
@@ -213,7 +259,12 @@ class PixelConvolution(NamedTuple):
 
 
 def make_matrix_product(
-    w: jax.Array, *, ste: bool, dtype: DTypeLike, backend: str | None
+    w: jax.Array,
+    *,
+    ste: bool,
+    dtype: DTypeLike,
+    backend: str | None,
+    scale: PixelScale = UNIT,
 ) -> PixelMatrixProduct:
     """The product of pixels with a matrix of this shape and dtype.
 
@@ -221,7 +272,7 @@ def make_matrix_product(
         ValueError: too many rows for exact sums.
     """
     _check_length(w.shape[0])
-    return PixelMatrixProduct(w.shape[0], ste, jnp.dtype(dtype), w.dtype, backend)
+    return PixelMatrixProduct(w.shape[0], ste, jnp.dtype(dtype), w.dtype, backend, scale)
 
 
 def make_convolution(
@@ -256,6 +307,5 @@ def _windows_by_gradient(windows: jax.Array, g: jax.Array) -> jax.Array:
     return windows.reshape(-1, windows.shape[3]).T @ g.reshape(-1, g.shape[3])
 
 
-def _finish(gw: jax.Array, words: Words) -> jax.Array:
-    gw = gw * pixel_ops.SCALE
+def _masked(gw: jax.Array, words: Words) -> jax.Array:
     return gw if words.inside_w is None else where_inside(words.inside_w, gw)

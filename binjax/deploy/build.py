@@ -1,0 +1,299 @@
+"""From a trained model to blocks: a product, what follows it, and where its bits are needed.
+
+A block is one binary layer with everything up to the next layer's sign. It can say, of any integer
+sum of its product, which bit the trained network makes of it: the network's own modules are called
+for that, so every rounding is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from binjax.deploy.graph import Conv, Dense, DeployError, Image, Operand, Scores, Threshold
+from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Repeat, Sequential, ShiftBatchNorm
+from binjax.layers import Flatten as FlattenLayer
+from binjax.layers import MaxPool as MaxPoolLayer
+from binjax.layers.base import BinaryLayer, plus_bias
+from binjax.layers.quantize import name_of, quantize
+from binjax.ste import Quantizer, Stochastic, precision
+from binjax.xnor.geometry import Geometry, pads
+
+Layer = BinaryDense | BinaryConv
+Norm = BatchNorm | ShiftBatchNorm
+SignQuantizer = Quantizer | Stochastic
+
+
+@dataclass(frozen=True)
+class Named:
+    """A module under the name it has in the network."""
+
+    name: str
+    module: nnx.Module
+
+
+@dataclass(frozen=True)
+class Block:
+    """A binary layer and what follows it, in the network's order.
+
+    Its functions of sums take ``variables`` as an argument: as constants of a compiled program the
+    compiler would compute with them itself, and round otherwise than the network does.
+
+    Attributes:
+        op: the layer as an operation.
+        layer: the layer itself.
+        weights: its binarized kernel, ±1.
+        before: norms up to the pooling, or to the end where there is none.
+        pools: pooling layers, next to each other.
+        after: norms behind the pooling.
+        flatten: name of a flattening behind all of them, if there is one.
+        quantizer: the next layer's sign; None behind the last layer.
+    """
+
+    op: Dense | Conv
+    layer: Layer
+    weights: np.ndarray
+    before: tuple[Norm, ...]
+    pools: tuple[Named, ...]
+    after: tuple[Norm, ...]
+    flatten: str | None
+    quantizer: SignQuantizer | None
+
+    @property
+    def variables(self) -> Any:
+        """What the functions of sums depend on: a pytree of arrays."""
+        bias = self.layer.bias
+        return {
+            "bias": None if bias is None else bias[...],
+            "columns": self.weights.reshape(-1, self.op.outputs).astype(np.int32).sum(0),
+            "before": [nnx.split(norm)[1] for norm in self.before],
+            "after": [nnx.split(norm)[1] for norm in self.after],
+        }
+
+    def result(self, variables: Any, sums: jax.Array) -> jax.Array:
+        """What the trained layer makes of integer sums ``int32[..., outputs]``: its real output."""
+        dtype = self.layer.dtype if self.layer.dtype is not None else jnp.float32
+        scale = self.layer.pixels
+        if scale is None:
+            real = sums.astype(jnp.float32)
+        else:
+            real = scale.outputs(sums, variables["columns"])
+        return plus_bias(real.astype(dtype), variables["bias"])
+
+    def pooled_values(self, variables: Any, sums: jax.Array) -> jax.Array:
+        """What the pooling takes the maximum of, per sum."""
+        return _through(self.before, variables["before"], self.result(variables, sums))
+
+    def values(self, variables: Any, sums: jax.Array) -> jax.Array:
+        """What the next sign, or the caller, gets, per sum."""
+        return _through(self.after, variables["after"], self.pooled_values(variables, sums))
+
+    def bits(self, variables: Any, sums: jax.Array) -> jax.Array:
+        """Whether the next layer's input is +1, per sum."""
+        return quantize(self.quantizer, self.values(variables, sums), train=False, key=None) > 0
+
+
+def make_blocks(model: nnx.Module, image: Image) -> tuple[list[Block], str | None]:
+    """The blocks of a network, and the name of a flattening in front of them.
+
+    Raises:
+        DeployError: something that cannot be packed, by name, with what to change.
+    """
+    modules = list(_in_order(model, ""))
+    starts = [i for i, m in enumerate(modules) if isinstance(m.module, BinaryLayer)]
+    if not starts:
+        raise DeployError("the network has no binary layer to pack")
+    leading = modules[: starts[0]]
+    flatten = _only_flatten(leading)
+    layers = [modules[i] for i in starts]
+    for at, named in enumerate(layers):
+        _check_layer(named, first=at == 0, image=image)
+    blocks = []
+    shape: tuple[int, ...] = image.shape
+    ends = [*starts[1:], len(modules)]
+    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        following = layers[at + 1].module if at + 1 < len(layers) else None
+        quantizer = following.input_quantizer if isinstance(following, BinaryLayer) else None
+        block, shape = _make_block(modules[start], modules[start + 1 : end], quantizer, shape)
+        blocks.append(block)
+    return blocks, flatten
+
+
+def check_finite(model: nnx.Module) -> None:
+    """Refuse parameters and statistics that are not numbers.
+
+    Raises:
+        DeployError: NaN or infinity, with its place.
+    """
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        values = np.asarray(variable[...])
+        if not np.issubdtype(values.dtype, np.floating) and values.dtype != jnp.bfloat16:
+            continue
+        wrong = ~np.isfinite(values.astype(np.float64))
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            name = "/".join(map(str, path))
+            raise DeployError(
+                f"{name} is {values[at]} at {list(at)}: the network is broken; take an earlier "
+                "checkpoint or train again"
+            )
+
+
+def _in_order(module: nnx.Module, prefix: str) -> Iterator[Named]:
+    if isinstance(module, Sequential):
+        for name in module.names:
+            yield from _in_order(getattr(module, name), f"{prefix}{name}/")
+    elif isinstance(module, Repeat):
+        graphdef, state = nnx.split(module.block)
+        for i in range(module.count):
+            own = jax.tree.map(lambda leaf, i=i: leaf[i], state)
+            yield from _in_order(nnx.merge(graphdef, own), f"{prefix}{i}/")
+    else:
+        yield Named(prefix.removesuffix("/") or type(module).__name__, module)
+
+
+def _only_flatten(leading: Sequence[Named]) -> str | None:
+    for named in leading:
+        if not isinstance(named.module, FlattenLayer):
+            raise DeployError(
+                f"{named.name} ({type(named.module).__name__}) stands in front of the first binary "
+                "layer, which takes images as they are; move it behind, or into the preprocessing"
+            )
+    return leading[0].name if leading else None
+
+
+def _check_layer(named: Named, *, first: bool, image: Image) -> None:
+    layer = named.module
+    if not isinstance(layer, Layer):
+        raise DeployError(f"{named.name}: {type(layer).__name__} cannot be packed")
+    if precision(layer.kernel_quantizer) != 1:
+        raise DeployError(
+            f"{named.name}: its kernel quantizer {name_of(layer.kernel_quantizer)} does not give "
+            '±1; take kernel_quantizer = "ste_sign"'
+        )
+    if first and image.dtype == "uint8" and layer.pixels is None:
+        raise DeployError(
+            f"{named.name}: the first layer multiplies scaled images as floats; train with "
+            'data.scaling.kind = "unit", so that it multiplies the 8-bit pixels themselves'
+        )
+    if layer.pixels is not None:
+        if not first:
+            raise DeployError(f"{named.name} takes pixels but is not the first layer")
+        return
+    if precision(layer.input_quantizer) != 1:
+        what = "real inputs" if layer.input_quantizer is None else "inputs that are not ±1"
+        raise DeployError(
+            f"{named.name} multiplies {what} (input quantizer {name_of(layer.input_quantizer)}); "
+            'take input_quantizer = "ste_sign"'
+        )
+
+
+def _make_block(
+    named: Named,
+    behind: Sequence[Named],
+    quantizer: SignQuantizer | None,
+    shape: tuple[int, ...],
+) -> tuple[Block, tuple[int, ...]]:
+    layer, last = named.module, quantizer is None
+    assert isinstance(layer, Layer)
+    before: list[Norm] = []
+    after: list[Norm] = []
+    pools: list[Named] = []
+    flatten: str | None = None
+    for other in behind:
+        module = other.module
+        if flatten is not None:
+            _refuse(
+                other,
+                f"stands behind {flatten}; between a flattening and the next binary "
+                "layer nothing can be folded: put it in front",
+            )
+        if isinstance(module, Norm):
+            (after if pools else before).append(module)
+        elif isinstance(module, MaxPoolLayer):
+            if after:
+                _refuse(other, f"is a second pooling behind {named.name}; there can be one")
+            pools.append(other)
+        elif isinstance(module, FlattenLayer):
+            flatten = other.name
+        else:
+            _refuse(
+                other,
+                "cannot be folded into a threshold; known are BatchNorm, "
+                "ShiftBatchNorm, MaxPool and Flatten",
+            )
+    if last and pools:
+        _refuse(pools[0], "pools scores; only layers that a sign follows are pooled")
+    rule = (
+        Scores(layer.pixels.scale if layer.pixels is not None else 1.0, True)
+        if last
+        else Threshold()
+    )
+    op = _operation(named.name, layer, rule, shape)
+    block = Block(
+        op, layer, _signs(named), tuple(before), tuple(pools), tuple(after), flatten, quantizer
+    )
+    return block, _shape_after(block, shape)
+
+
+def _signs(named: Named) -> np.ndarray:
+    layer = named.module
+    assert isinstance(layer, Layer)
+    values = np.asarray(quantize(layer.kernel_quantizer, layer.kernel[...], train=False, key=None))
+    other = values[~np.isin(values, (-1, 1))]
+    if other.size:
+        raise DeployError(
+            f"{named.name}: its kernel quantizer {name_of(layer.kernel_quantizer)} gives values "
+            f"other than ±1, such as {float(other[0]):g}; only ±1 can be packed"
+        )
+    return values
+
+
+def _operation(
+    name: str, layer: Layer, rule: Scores | Threshold, shape: tuple[int, ...]
+) -> Dense | Conv:
+    operand: Operand = "bits" if layer.pixels is None else "pixels"
+    if isinstance(layer, BinaryDense):
+        return Dense(name, operand, layer.n_in, layer.n_out, rule)
+    (top, bottom), (left, right) = pads(
+        shape[:2], layer.kernel_size, layer.strides, layer.padding, (1, 1)
+    )
+    geometry = Geometry(
+        layer.n_in, layer.strides, (1, 1), (top, bottom, left, right), int(layer.pad_value)
+    )
+    return Conv(name, operand, layer.n_out, layer.kernel_size, geometry, 1, rule)
+
+
+def _shape_after(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
+    op = block.op
+    if isinstance(op, Conv):
+        shape = (*op.geometry.output(shape[:2], op.kernel), op.outputs)
+        for pool in block.pools:
+            window, strides = pool_sizes(pool.module)
+            high, wide = (
+                (size - w) // s + 1 for size, w, s in zip(shape[:2], window, strides, strict=True)
+            )
+            shape = (high, wide, shape[2])
+    return shape
+
+
+def pool_sizes(module: nnx.Module) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and strides of a pooling layer."""
+    assert isinstance(module, MaxPoolLayer)
+    return module.window, module.strides
+
+
+def _through(norms: Sequence[Norm], states: Sequence[Any], x: jax.Array) -> jax.Array:
+    for norm, state in zip(norms, states, strict=True):
+        x = nnx.merge(nnx.split(norm)[0], state)(x, train=False)
+    return x
+
+
+def _refuse(named: Named, problem: str) -> None:
+    raise DeployError(f"{named.name} ({type(named.module).__name__}) {problem}")

@@ -1,0 +1,249 @@
+"""A deployed network as data: integer operations on packed words, and the arrays they use.
+
+A graph is a chain. Between two binary layers there are bits and nothing else: a product's epilogue
+compares its integer sum with a threshold per channel, and pooling ORs bits. The last product ends
+in float32 scores. Arrays are named ``<operation>.<array>``:
+
+- ``words`` uint32: weights, packed as in :mod:`binjax.packing`: ``[outputs, W]`` of a dense layer
+  or of any layer of 8-bit pixels (there W covers all taps jointly), else ``[outputs, kh, kw, Cw]``;
+- ``threshold`` int32 ``[outputs]`` and ``flip`` uint32 (packed bits of ``[outputs]``): bit =
+  (sum >= threshold) ^ flip;
+- ``bias``, ``mean``, ``factor``, ``offset`` float32 ``[outputs]``: scores, see :class:`Scores`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from binjax.packing import words_for
+from binjax.xnor.geometry import Geometry, Pair
+
+Operand = Literal["pixels", "bits"]
+Tensors = Mapping[str, np.ndarray]
+
+PIXEL_LEVELS = 255
+"""A pixel p counts as the odd integer 2p - 255."""
+
+
+class DeployError(ValueError):
+    """A network that cannot be deployed, or images it does not take; the message is one line."""
+
+
+class Threshold(NamedTuple):
+    """Epilogue: bit = (sum >= threshold) ^ flip. Tensors ``threshold``, ``flip``."""
+
+
+class Scores(NamedTuple):
+    """Epilogue: ``((sum * scale + bias) - mean) * factor + offset``, in float32.
+
+    Each operation is rounded; with ``fused`` the last two are rounded once (a fused
+    multiply-add). Tensors ``bias``, ``mean``, ``factor``, ``offset``.
+
+    Attributes:
+        scale: 1, or float32(1/255) for sums of pixels.
+        fused: how the trained network's own expression was found to round here.
+    """
+
+    scale: float
+    fused: bool
+
+
+Rule = Threshold | Scores
+
+
+@dataclass(frozen=True)
+class Dense:
+    """``[n, elements]`` times packed weights.
+
+    Attributes:
+        name: of the layer.
+        operand: what comes in: ``"bits"``, or ``"pixels"`` (uint8).
+        elements, outputs: sizes.
+        rule: what becomes of the sums.
+    """
+
+    name: str
+    operand: Operand
+    elements: int
+    outputs: int
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Conv:
+    """2-D convolution of ``[n, h, w, groups * channels]`` with packed kernels.
+
+    Attributes:
+        name, operand, outputs, rule: see :class:`Dense`. Pixels have one group.
+        kernel: (kh, kw).
+        geometry: channels per group, strides, dilation, padding, what the border counts as.
+        groups: of the channels.
+    """
+
+    name: str
+    operand: Operand
+    outputs: int
+    kernel: Pair
+    geometry: Geometry
+    groups: int
+    rule: Rule
+
+    @property
+    def elements(self) -> int:
+        """Products summed into one output."""
+        return self.geometry.elements(self.kernel)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """OR of bits over windows, VALID, then XOR with a bit per channel (tensor ``flip``)."""
+
+    name: str
+    window: Pair
+    strides: Pair
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """``[n, h, w, c]`` to ``[n, h w c]``, the last axis fastest."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Float images to bits: 1 where x >= 0."""
+
+    name: str
+
+
+Op = Dense | Conv | MaxPool | Flatten | Sign
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a network takes: ``[n, *shape]``.
+
+    Attributes:
+        shape: (height, width, channels).
+        dtype: ``"uint8"`` pixels as they come from a file, or ``"float32"`` scaled ones.
+        scaling: how pixels became the trained network's inputs; for information.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "float32"]
+    scaling: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network without its arrays; hashable.
+
+    Attributes:
+        image: what comes in.
+        ops: one after the other.
+    """
+
+    image: Image
+    ops: tuple[Op, ...]
+
+    @property
+    def classes(self) -> int:
+        """Scores per image."""
+        last = self.ops[-1]
+        assert isinstance(last, Dense | Conv)
+        return last.outputs
+
+
+def shapes(graph: Graph) -> list[tuple[int, ...]]:
+    """Shape of every operation's result for one image, in elements, and check that they fit.
+
+    Raises:
+        DeployError: an operation that does not fit what comes before it.
+    """
+    kind = "pixels" if graph.image.dtype == "uint8" else "floats"
+    shape: tuple[int, ...] = graph.image.shape
+    found = []
+    for op in graph.ops:
+        shape, kind = _after(op, shape, kind)
+        found.append(shape)
+    if kind != "scores":
+        raise DeployError("the network does not end in scores")
+    if len(shape) != 1:
+        raise DeployError(f"the network ends in scores of shape {shape}; expected one per class")
+    return found
+
+
+def expected_tensors(graph: Graph) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Names, dtypes and shapes of the arrays that a graph's operations use."""
+    expected: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    word, real, whole = np.dtype(np.uint32), np.dtype(np.float32), np.dtype(np.int32)
+    for op, shape in zip(graph.ops, shapes(graph), strict=True):
+        if isinstance(op, MaxPool):
+            expected[f"{op.name}.flip"] = (word, (words_for(shape[-1]),))
+        if not isinstance(op, Dense | Conv):
+            continue
+        if isinstance(op, Conv) and op.operand == "bits":
+            words: tuple[int, ...] = (*op.kernel, words_for(op.geometry.channels))
+        else:
+            words = (words_for(op.elements),)
+        expected[f"{op.name}.words"] = (word, (op.outputs, *words))
+        if isinstance(op.rule, Threshold):
+            expected[f"{op.name}.threshold"] = (whole, (op.outputs,))
+            expected[f"{op.name}.flip"] = (word, (words_for(op.outputs),))
+        else:
+            for part in ("bias", "mean", "factor", "offset"):
+                expected[f"{op.name}.{part}"] = (real, (op.outputs,))
+    return expected
+
+
+def largest_sum(op: Dense | Conv) -> int:
+    """Largest absolute value of a product's integer sums."""
+    return op.elements * (PIXEL_LEVELS if op.operand == "pixels" else 1)
+
+
+def sum_step(op: Dense | Conv) -> int:
+    """Distance of neighbouring sums: 2, or 1 where a border of zeros leaves elements out."""
+    if not isinstance(op, Conv) or not any(op.geometry.padding):
+        return 2
+    return 1 if op.operand == "pixels" or op.geometry.pad_value == 0 else 2
+
+
+def _after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], str]:
+    if isinstance(op, Dense | Conv):
+        _check(op, kind == op.operand, f"takes {op.operand}, not {kind}")
+        after = "bits" if isinstance(op.rule, Threshold) else "scores"
+        if isinstance(op, Dense):
+            fits = shape[-1:] == (op.elements,) and len(shape) == 1
+            _check(op, fits, f"takes [{op.elements}], not {list(shape)}")
+            return (op.outputs,), after
+        channels = op.groups * op.geometry.channels
+        fits = len(shape) == 3 and shape[2] == channels
+        _check(op, fits, f"takes [h, w, {channels}], not {list(shape)}")
+        high, wide = op.geometry.output(shape[:2], op.kernel)
+        _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
+        out = (high, wide, op.outputs)
+        return (out if after == "bits" else out[2:] if high == wide == 1 else out), after
+    if isinstance(op, Flatten):
+        _check(op, kind in ("bits", "pixels", "floats"), f"does not take {kind}")
+        return (math.prod(shape),), kind
+    if isinstance(op, Sign):
+        _check(op, kind == "floats", f"takes floats, not {kind}")
+        return shape, "bits"
+    _check(op, kind == "bits" and len(shape) == 3, f"takes bits [h, w, c], not {kind} {shape}")
+    high, wide = (
+        (size - window) // stride + 1
+        for size, window, stride in zip(shape[:2], op.window, op.strides, strict=True)
+    )
+    _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
+    return (high, wide, shape[2]), "bits"
+
+
+def _check(op: Op, holds: bool, problem: str) -> None:
+    if not holds:
+        raise DeployError(f"{op.name} ({type(op).__name__.lower()}) {problem}")

@@ -1,0 +1,180 @@
+"""A trained model as a packed one: weights to words, norms to thresholds, scores to four arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from binjax.deploy import fold
+from binjax.deploy.build import Block, Norm, check_finite, make_blocks, pool_sizes
+from binjax.deploy.graph import (
+    Conv,
+    Dense,
+    DeployError,
+    Flatten,
+    Graph,
+    Image,
+    MaxPool,
+    Op,
+    Scores,
+    Sign,
+    shapes,
+)
+from binjax.deploy.packed import PackedModel
+from binjax.deploy.rounding import fused_multiply_add
+from binjax.deploy.words import pack_last
+from binjax.layers import BatchNorm
+from binjax.shift import ap2
+
+Arrays = dict[str, np.ndarray]
+
+
+def pack(
+    model: nnx.Module,
+    image_shape: Sequence[int],
+    *,
+    scaling: str = "",
+    backend: str | None = None,
+) -> PackedModel:
+    """The integer network that computes what a trained model computes in evaluation.
+
+    Args:
+        model: a :class:`~binjax.layers.Sequential` of binary layers, norms, max-pools and
+            flattenings. One whose first layer has ``pixels=True`` takes uint8 images, any other
+            float32 images, of which the first layer takes the signs.
+        image_shape: (height, width, channels) of one image.
+        scaling: what pixels stand for, kept in the file for information.
+        backend: of the result, see ``packed_matmul``.
+
+    Raises:
+        DeployError: something that cannot be packed, by name, with what to change; NaN.
+    """
+    check_finite(model)
+    blocks, flatten, image = blocks_of(model, image_shape, scaling)
+    ops: list[Op] = [] if image.dtype == "uint8" else [Sign("sign")]
+    if flatten is not None:
+        ops.append(Flatten(flatten))
+    tensors: Arrays = {}
+    for block in blocks:
+        own, arrays = pack_block(block)
+        ops += own
+        tensors |= arrays
+    graph = Graph(image, tuple(ops))
+    shapes(graph)
+    return PackedModel(graph, tensors, backend=backend)
+
+
+def blocks_of(
+    model: nnx.Module, image_shape: Sequence[int], scaling: str
+) -> tuple[list[Block], str | None, Image]:
+    """The model's blocks, the flattening in front of them, and the images it takes.
+
+    Raises:
+        DeployError: as :func:`pack`.
+    """
+    shape = tuple(int(size) for size in image_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise DeployError(
+            f"image_shape is {tuple(image_shape)}; expected (height, width, channels)"
+        )
+    takes_pixels = any(getattr(m, "pixels", None) for _, m in nnx.iter_modules(model))
+    image = Image((shape[0], shape[1], shape[2]), "uint8" if takes_pixels else "float32", scaling)
+    blocks, flatten = make_blocks(model, image)
+    return blocks, flatten, image
+
+
+def pack_block(block: Block) -> tuple[list[Op], Arrays]:
+    """A block's operations and their arrays."""
+    op, name = block.op, block.op.name
+    arrays = {f"{name}.words": _words(block)}
+    if block.quantizer is None:
+        op, parts = _scores(block)
+        return [op], arrays | {f"{name}.{part}": values for part, values in parts.items()}
+    folded = fold.find_thresholds(block.bits, block.variables, op)
+    ops: list[Op] = [op]
+    flip = folded.flip
+    if block.pools:
+        # Pooling takes the largest value: where values fall with the sum, that of the least sum,
+        # which has the bit 1 where any has it: all bits are the other way round in the OR.
+        falls = ~fold.rising(block.pooled_values, block.variables, op)
+        flip, behind = falls, folded.flip ^ falls
+        ops += [MaxPool(pool.name, *pool_sizes(pool.module)) for pool in block.pools]
+        for pool in block.pools:
+            last = pool is block.pools[-1]
+            arrays[f"{pool.name}.flip"] = pack_last(behind if last else np.zeros_like(behind))
+    arrays[f"{name}.threshold"] = folded.threshold
+    arrays[f"{name}.flip"] = pack_last(flip)
+    if block.flatten is not None:
+        ops.append(Flatten(block.flatten))
+    return ops, arrays
+
+
+def _words(block: Block) -> np.ndarray:
+    """The layer's weights, packed as its operation takes them."""
+    values, op = block.weights > 0, block.op
+    if isinstance(op, Conv) and op.operand == "bits":
+        return pack_last(np.moveaxis(values, 3, 0))
+    return pack_last(values.reshape(op.elements, op.outputs).T)
+
+
+def _scores(block: Block) -> tuple[Dense | Conv, Arrays]:
+    """The last layer with its float arrays, rounded as the network's own expression is."""
+    op, layer, norms = block.op, block.layer, block.before
+    if len(norms) > 1:
+        raise DeployError(f"{op.name} is followed by {len(norms)} norms; one at most can be kept")
+    if block.flatten is not None:
+        raise DeployError(f"{block.flatten} flattens the scores of {op.name}; leave it out")
+    zeros, ones = np.zeros(op.outputs, np.float32), np.ones(op.outputs, np.float32)
+    bias = zeros if layer.bias is None else np.asarray(layer.bias[...], np.float32)
+    parts = {"bias": bias, "mean": zeros, "factor": ones, "offset": zeros}
+    if norms:
+        parts |= _affine(norms[0])
+    rule = op.rule
+    assert isinstance(rule, Scores)
+    return replace(op, rule=rule._replace(fused=_is_fused(block, rule, parts))), parts
+
+
+def _affine(norm: Norm) -> Arrays:
+    """What a norm subtracts, multiplies by and adds in evaluation."""
+
+    @jax.jit
+    def factor(spread: jax.Array, scale: jax.Array) -> jax.Array:
+        assert isinstance(norm, BatchNorm)
+        inverse = jax.lax.rsqrt(spread + norm.eps) if norm.running == "variance" else spread
+        return inverse * scale
+
+    if isinstance(norm, BatchNorm):
+        scale = jnp.ones(norm.n) if norm.scale is None else norm.scale[...]
+        values = factor(norm.spread[...], scale)
+        offset = np.zeros(norm.n) if norm.bias is None else norm.bias[...]
+    else:
+        values = ap2(norm.inverse_std[...]) * ap2(norm.scale[...])
+        offset = norm.bias[...]
+    found = {"mean": norm.mean[...], "factor": values, "offset": offset}
+    return {name: np.asarray(array, np.float32) for name, array in found.items()}
+
+
+def _is_fused(block: Block, rule: Scores, parts: Arrays) -> bool:
+    """Whether the network's scores are rounded once or twice at the end, over all sums."""
+    fused = separate = True
+    values, variables = jax.jit(block.values), block.variables
+    for sums in fold.all_sums(block.op):
+        rows = np.broadcast_to(sums[:, None], (len(sums), block.op.outputs))
+        own = np.asarray(values(variables, jnp.asarray(rows)), np.float32)
+        centered = (rows.astype(np.float32) * np.float32(rule.scale) + parts["bias"]) - parts[
+            "mean"
+        ]
+        separate &= bool((own == centered * parts["factor"] + parts["offset"]).all())
+        once = fused_multiply_add(centered, parts["factor"], parts["offset"])
+        fused &= bool((own == once).all())
+    if not fused and not separate:
+        raise DeployError(
+            f"the scores of {block.op.name} cannot be reproduced: they are computed in "
+            f"{block.layer.dtype or 'float32'}, and not as (sum + bias - mean) * factor + offset"
+        )
+    return fused
