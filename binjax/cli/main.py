@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import binjax
 from binjax.cli.bench import add_bench, run_bench
+from binjax.cli.deploy import add_deploy, run_export, run_inspect, run_predict, run_prove
 from binjax.cli.launch import add_launch, run_launch
 from binjax.config import ConfigError
 
@@ -84,6 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = actions.add_parser(action, help=f"{text} an image set")
         command.add_argument("name", metavar="NAME")
         command.add_argument("--dir", metavar="DIR", help="default: BINJAX_DATA_DIR or the cache")
+    add_deploy(commands)
     add_bench(commands)
     add_launch(commands)
     return parser
@@ -109,6 +111,14 @@ def _run(words: Sequence[str]) -> int:
         return run_bench(args)
     if args.command == "launch":
         return run_launch(args, [])
+    deployment = {
+        "export": run_export,
+        "inspect": run_inspect,
+        "predict": run_predict,
+        "prove": run_prove,
+    }
+    if args.command in deployment:
+        return deployment[args.command](args)
     from binjax.cli.inspect import run_eval, run_summary
 
     return run_eval(args) if args.command == "eval" else run_summary(args)
@@ -155,5 +165,9 @@ def is_user_error(error: ValueError) -> bool:
     if isinstance(error, ConfigError | DataError):
         return True
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    late = {"binjax.checkpoint.CheckpointError", "binjax.train.rundir.RunError"}
+    late = {
+        "binjax.checkpoint.CheckpointError",
+        "binjax.train.rundir.RunError",
+        "binjax.deploy.graph.DeployError",
+    }
     return bool(names & late)

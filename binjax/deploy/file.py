@@ -1,8 +1,8 @@
 """The model file: one safetensors file of words, thresholds and a graph, sealed by a digest.
 
-The metadata of the safetensors header holds ``format`` ("binjax"), ``version``, ``graph`` (JSON) and
-``sha256``: of the whole file with zeros in place of the digest itself. A file is believed only when
-the digest, the graph and the shape of every array fit.
+The metadata of the safetensors header holds ``format`` ("binjax"), ``version``, ``graph`` (JSON)
+and ``sha256``: of the whole file with zeros in place of the digest itself. A file is believed only
+when the digest, the graph and the shape of every array fit.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _metadata(data: bytes) -> dict[str, str]:
         raise FormatError("is damaged, or no binjax model: its header cannot be read") from None
     if version > VERSION:
         raise FormatError(
-            f"is of format version {version}, this binjax reads up to {VERSION}; install a newer one"
+            f"is of format version {version}, this binjax reads up to {VERSION}; upgrade binjax"
         )
     _require(version == VERSION, f"there is no format version {version}")
     _require(all(isinstance(v, str) for v in metadata.values()), "its metadata are no strings")
@@ -228,7 +228,7 @@ def graph_from_json(value: Any) -> Graph:
     """
     top = _fields("graph", value, {"image", "ops"})
     image = _fields("image", top["image"], {"shape", "dtype", "scaling"})
-    dtype, scaling = _text("image.dtype", image["dtype"]), _text("image.scaling", image["scaling"])
+    scaling, dtype = _text("image.scaling", image["scaling"]), image["dtype"]
     if dtype not in ("uint8", "float32"):
         raise FormatError(f"does not hold a network: images of dtype {dtype!r}")
     height, width, channels = _sizes("image.shape", image["shape"], 3)
@@ -253,7 +253,7 @@ def _op(i: int, value: Any) -> Op:
     found = _fields(f"operation {i}", value, {"kind", *names})
     name = _text(f"operation {i}", found["name"])
     if made is Flatten or made is Sign:
-        return made(name)  # type: ignore[call-arg]
+        return made(name)
     if made is MaxPool:
         down, right = _sizes(name, found["window"], 2)
         vertical, horizontal = _sizes(name, found["strides"], 2)

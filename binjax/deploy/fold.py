@@ -103,7 +103,7 @@ def check_thresholds(
 
 
 def rising(before: Sums, variables: Any, op: Dense | Conv) -> np.ndarray:
-    """Per channel, whether a monotone function grows with the sum (or stays): bool ``[channels]``."""
+    """Whether a monotone function of sums never falls: bool ``[channels]``."""
     ends = np.array([[-largest_sum(op)], [largest_sum(op)]], np.int32)
     low, high = np.asarray(
         jax.jit(before)(variables, jnp.broadcast_to(ends, (2, op.outputs))), np.float64

@@ -49,7 +49,9 @@ class Certificate:
 
     Attributes:
         layers: thresholds, exhaustively.
-        images: given ones, by what they are; every class score bit-equal.
+        images: how many, by what they are; every class score bit-equal.
+        in_floats: how many of them were compared with the network in products of floats; the
+            others with the network on the packed products it was trained on.
         network: sha256 of the trained network's parameters and statistics.
         model: sha256 of the packed model's graph and arrays.
         mismatches: 0.
@@ -60,6 +62,7 @@ class Certificate:
 
     layers: tuple[LayerProof, ...]
     images: dict[str, int]
+    in_floats: int
     network: str
     model: str
     mismatches: int
@@ -78,6 +81,8 @@ def prove(
     reference: Reference,
     images: dict[str, np.ndarray],
     *,
+    kernels: Reference | None = None,
+    in_floats: int | None = None,
     n_random: int = 100_000,
     seed: int = 0,
 ) -> Certificate:
@@ -86,8 +91,11 @@ def prove(
     Args:
         model: the trained network.
         packed: what claims to be the same.
-        reference: the network as it evaluates images; products of floats, say.
+        reference: the network as it evaluates images, with products of floats.
         images: by name, what to compare scores on, such as all test images.
+        kernels: the network with the packed products it was trained on, for images beyond
+            ``in_floats`` of each name: float products of large networks take hours.
+        in_floats: images of each name that are compared with ``reference``; None is all.
         n_random: random images to compare scores on, noise of many contrasts.
         seed: of them.
 
@@ -95,23 +103,28 @@ def prove(
         ProofError: the first sum or image for which the two differ.
         DeployError: the packed model is of another network.
     """
-    start = time.monotonic()
+    began = time.monotonic()
     layers = prove_thresholds(model, packed.graph, packed.tensors)
-    counts = {}
-    for name, array in images.items():
-        compare_scores(packed, reference, _batches(array, packed.graph), name)
-        counts[name] = len(array)
-    compare_scores(packed, reference, random_images(packed.graph, n_random, seed), "random")
-    counts["random"] = n_random
+    counts, floats = {}, 0
+    sources = {name: (len(array), _batches(array, packed.graph)) for name, array in images.items()}
+    sources["random"] = n_random, random_images(packed.graph, n_random, seed)
+    for name, (count, batches) in sources.items():
+        limit = count if in_floats is None or kernels is None else in_floats
+        for start, batch in batches:
+            by = reference if start < limit or kernels is None else kernels
+            compare_scores(packed, by, start, batch, name)
+            floats += len(batch) if by is reference else 0
+        counts[name] = count
     return Certificate(
         layers=tuple(layers),
         images=counts,
+        in_floats=floats,
         network=digest_of_variables(model),
         model=digest_of_arrays(packed.tensors),
         mismatches=0,
         jax=jax.__version__,
         platform=jax.default_backend(),
-        seconds=round(time.monotonic() - start, 3),
+        seconds=round(time.monotonic() - began, 3),
     )
 
 
@@ -156,26 +169,27 @@ def _prove_block(block: Block, op: Dense | Conv, tensors: Tensors) -> int:
 
 
 def compare_scores(
-    packed: PackedModel,
-    reference: Reference,
-    batches: Iterator[tuple[int, np.ndarray]],
-    what: str,
+    packed: PackedModel, reference: Reference, start: int, images: np.ndarray, what: str
 ) -> None:
     """Compare class scores bit for bit.
+
+    Args:
+        packed, reference: what to compare.
+        start: number of the first image.
+        images: as both take them.
+        what: they are, for the message.
 
     Raises:
         ProofError: the first image for which they differ.
     """
-    for start, images in batches:
-        own = np.asarray(packed(images))
-        wanted = np.asarray(reference(images))
-        differs = own.view(np.uint32) != wanted.astype(np.float32).view(np.uint32)
-        if differs.any():
-            image, label = (int(i) for i in np.argwhere(differs)[0])
-            raise ProofError(
-                f"{what} image {start + image}, class {label}: the network scores "
-                f"{wanted[image, label]!r}, the packed model {own[image, label]!r}"
-            )
+    own, wanted = np.asarray(packed(images)), np.asarray(reference(images), np.float32)
+    differs = own.view(np.uint32) != wanted.view(np.uint32)
+    if differs.any():
+        image, label = (int(i) for i in np.argwhere(differs)[0])
+        raise ProofError(
+            f"{what} image {start + image}, class {label}: the network scores "
+            f"{wanted[image, label]!r}, the packed model {own[image, label]!r}"
+        )
 
 
 def random_images(graph: Graph, count: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from binjax.train.evaluation import evaluate_run
 from binjax.train.loop import fit
+from binjax.train.restore import Trained, restore_run
 from binjax.train.run import Diverged, Interrupted, Reporter
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
@@ -15,10 +16,12 @@ __all__ = [
     "RunFolder",
     "Task",
     "TrainState",
+    "Trained",
     "evaluate_run",
     "fit",
     "load_data",
     "make_model",
     "make_task",
+    "restore_run",
     "setup",
 ]

@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 
-from binjax import checkpoint
-from binjax.checkpoint import CheckpointError
 from binjax.config import Config
 from binjax.data import Split, eval_batches
+from binjax.train.restore import restore_run
 from binjax.train.rundir import RunFolder
 from binjax.train.state import Totals
-from binjax.train.task import Task, load_data, make_task
+from binjax.train.task import Task, load_data
 
 
 def evaluate_split(task: Task, params: Any, stats: Any, split: Split) -> dict[str, float]:
@@ -52,24 +51,12 @@ def evaluate_run(
         ValueError: missing data, no usable checkpoint; one line for the user.
     """
     dataset = load_data(config)
-    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
-    like = jax.eval_shape(task.init)
-    restored, problems = checkpoint.restore_latest(folder.checkpoints, like)
-    for problem in problems:
-        warn(f"{problem}; falling back to the one before")
-    if restored is None:
-        raise CheckpointError(f"{folder.root}: has no checkpoint yet")
-    best = restored.meta["best_step"]
-    if not last and best not in (None, restored.step):
-        try:
-            restored = checkpoint.restore(folder.checkpoints, best, like)
-        except CheckpointError as error:
-            warn(f"{error}; step {restored.step} is tested, not the best")
-    found = evaluate_split(task, restored.tree.params, restored.tree.stats, dataset.test)
+    trained = restore_run(config, folder, dataset, warn, last=last)
+    found = evaluate_split(trained.task, trained.params, trained.stats, dataset.test)
     return {
         "test_accuracy": found["accuracy"],
         "test_loss": found["loss"],
-        "epoch": restored.meta["epoch"],
-        "step": restored.step,
+        "epoch": trained.epoch,
+        "step": trained.step,
         "images": len(dataset.test),
     }
