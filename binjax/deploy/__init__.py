@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from binjax.deploy.file import FormatError, read
+from binjax.deploy.file import read
 from binjax.deploy.graph import DeployError, Graph
+from binjax.deploy.graph_json import FormatError
 from binjax.deploy.pack import pack
 from binjax.deploy.packed import PackedModel
 

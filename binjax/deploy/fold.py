@@ -82,7 +82,7 @@ def check_thresholds(
     Returns:
         How many (sum, channel) pairs were compared, and the first that differs.
     """
-    threshold, flip = jnp.asarray(folded.threshold), jnp.asarray(folded.flip)
+    threshold, flip = jnp.asarray(folded.threshold)[None], jnp.asarray(folded.flip)[None]
 
     @jax.jit
     def differ(variables: Any, sums: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

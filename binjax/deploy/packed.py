@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from binjax.deploy.graph import (
     shapes,
 )
 from binjax.deploy.words import unpack_last
-from binjax.packing import WORD, unpack_bits
+from binjax.packing import WORD, pack_positive, unpack_bits
 from binjax.xnor import ops, packed_max_pool, pixel_ops
 from binjax.xnor.dispatch import check_backend
 from binjax.xnor.pack import pack_last_axis
@@ -123,9 +124,10 @@ def _apply(
     if isinstance(op, Dense | Conv):
         return _multiply(op, x, arrays, backend)
     if isinstance(op, MaxPool):
-        return packed_max_pool(x, op.window, op.strides) ^ arrays[f"{op.name}.flip"]
+        flip = arrays[f"{op.name}.flip"]
+        return packed_max_pool(x, op.window, op.strides) ^ flip[None, None, None]
     if isinstance(op, Flatten):
-        return _flatten(x, shape, backend)
+        return _flatten(x, shape)
     return pack_last_axis(x, backend)
 
 
@@ -177,10 +179,11 @@ def _rounded(x: jax.Array) -> jax.Array:
     return lax.clamp(-limit, x, limit)
 
 
-def _flatten(x: jax.Array, shape: tuple[int, ...], backend: str | None) -> jax.Array:
+def _flatten(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if x.dtype == jnp.uint32 and shape[-1] % WORD:  # bits are not next to each other
-        x = pack_last_axis(unpack_bits(x, shape[-1]).reshape(x.shape[0], -1), backend)
-    return x.reshape(x.shape[0], -1)
+        bits = unpack_bits(x, shape[-1], jnp.bool_)
+        return pack_positive(bits.reshape(x.shape[0], math.prod(shape)))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _on_device(graph: Graph, tensors: Tensors) -> dict[str, jax.Array]:

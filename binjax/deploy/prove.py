@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -138,11 +138,14 @@ def prove_thresholds(model: nnx.Module, graph: Graph, tensors: Tensors) -> list[
     ops = [op for op in graph.ops if isinstance(op, Dense | Conv)]
     if image != graph.image or [b.op.name for b in blocks] != [op.name for op in ops]:
         raise DeployError("the packed model is of another network: its layers have other names")
+    for block, op in zip(blocks, ops, strict=True):
+        if replace(op, rule=block.op.rule) != block.op:
+            raise DeployError(f"the packed model is of another network: {op.name} differs")
     found = []
     for block, op in zip(blocks, ops, strict=True):
         own, arrays = pack_block(block)
         if own[0] != op:
-            raise DeployError(f"the packed model is of another network: {op.name} differs")
+            raise ProofError(f"{op.name}: what becomes of its sums is not what it folds to")
         for name, array in arrays.items():
             if not np.array_equal(array, tensors[name]):
                 raise ProofError(f"{name} is not what the trained network folds to")
