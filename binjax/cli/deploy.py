@@ -192,6 +192,24 @@ def _write(packed: PackedModel, out: Path, args: argparse.Namespace) -> int:
 
         packed.save(out)
         print(f"{out}: {totals(describe(packed, out))}")
+    elif args.format == "stablehlo":
+        from binjax.deploy.stablehlo import write_stablehlo
+
+        write_stablehlo(packed, out)
+        print(f"{out}: StableHLO for CPUs and CUDA devices, any batch")
+    elif args.format == "c":
+        from binjax.deploy.c import write_c
+
+        written = write_c(packed, out, args.name)
+        print(
+            f"{out}: {', '.join(path.name for path in written.paths)}; "
+            f"{written.weight_bytes:,} bytes of weights, {written.arena_bytes:,} of arena"
+        )
+    else:
+        from binjax.deploy.tflite import write_tflite
+
+        write_tflite(packed, out)
+        print(f"{out}: {out.stat().st_size:,} bytes for Larq Compute Engine's interpreter")
     return 0
 
 

@@ -8,13 +8,10 @@ same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import struct
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from binjax.deploy.graph_json import (
     graph_from_json,
     graph_to_json,
 )
+from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD
 
 VERSION = 1
@@ -53,20 +51,7 @@ def write(path: Path, graph: Graph, tensors: Tensors) -> None:
         DeployError: the file cannot be written.
     """
     check_tensors(graph, tensors)
-    data = to_bytes(graph, tensors)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise DeployError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_bytes(path, to_bytes(graph, tensors))
 
 
 def to_bytes(graph: Graph, tensors: Tensors) -> bytes:

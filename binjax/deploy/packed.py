@@ -42,6 +42,7 @@ class PackedModel:
     Attributes:
         graph: its operations.
         tensors: its arrays, see :mod:`binjax.deploy.graph`.
+        arrays: the same on the device, as :func:`run` takes them.
         backend: None for the best of the platform, or "native", "xla", "triton": the integers are
             the same on each.
     """
@@ -49,7 +50,7 @@ class PackedModel:
     def __init__(self, graph: Graph, tensors: Tensors, *, backend: str | None = None):
         check_backend(backend)
         self.graph, self.tensors, self.backend = graph, dict(tensors), backend
-        self._arrays = _on_device(graph, self.tensors)
+        self.arrays = _on_device(graph, self.tensors)
 
     def __call__(self, images: ArrayLike) -> jax.Array:
         """Scores of images.
@@ -66,7 +67,7 @@ class PackedModel:
         """
         images = images if isinstance(images, jax.Array | np.ndarray) else np.asarray(images)
         check_images(self.graph, images)
-        scores: jax.Array = run(self.graph, self.backend, self._arrays, images)
+        scores: jax.Array = run(self.graph, self.backend, self.arrays, images)
         return scores
 
     def save(self, path: str | Path) -> None:
@@ -169,12 +170,14 @@ def _scores(name: str, rule: Scores, sums: jax.Array, arrays: Arrays) -> jax.Arr
     real = sums.astype(jnp.float32)
     if rule.scale != 1:
         real = _rounded(real * np.float32(rule.scale))
-    product = ((real + bias) - mean) * factor
+    product = (_rounded(real + bias) - mean) * factor
     return (product if rule.fused else _rounded(product)) + offset
 
 
 def _rounded(x: jax.Array) -> jax.Array:
-    """X itself. XLA fuses a product and the sum behind it, unless something stands between them."""
+    """X itself. XLA fuses a product and the sum behind it, and adds up what are constants to it,
+    unless something stands between them.
+    """
     limit = np.finfo(np.float32).max
     return lax.clamp(-limit, x, limit)
 
