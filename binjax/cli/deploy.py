@@ -32,6 +32,9 @@ def add_deploy(commands: Any) -> None:
     export.add_argument("--out", required=True, metavar="FILE", help="for C: a folder")
     export.add_argument("--format", default="binjax", choices=FORMATS)
     export.add_argument("--name", default="model", help="of the functions in C")
+    export.add_argument(
+        "--allow-float", action="store_true", help="keep layers that cannot be packed, in floats"
+    )
     export.add_argument("--skip-proof", action="store_true", help="write it unproven")
     _add_proof_options(export)
 
@@ -70,7 +73,9 @@ def run_export(args: argparse.Namespace) -> int:
 
         return _write(deploy.load(source), out, args)
     run = _Run(source, args)
-    packed = run.pack()
+    packed = run.pack(allow_float=args.allow_float)
+    for name, reason in run.float_layers(packed).items():
+        print(f"binjax: warning: {name} stays float: {reason}", file=sys.stderr)
     if args.skip_proof:
         print("not proven", file=sys.stderr)
     else:
@@ -158,12 +163,28 @@ class _Run:
 
         return restore_run(config, RunFolder(self.root), self.dataset, warn, last=self.last)
 
-    def pack(self) -> PackedModel:
+    def pack(self, *, allow_float: bool) -> PackedModel:
         from binjax import deploy
+        from binjax.train import pixel_scaling
 
         trained = self._trained(self.config)
-        scaling = self.config.data.scaling.model_dump_json()
-        return deploy.pack(trained.model(), self.dataset.image_shape, scaling=scaling)
+        return deploy.pack(
+            trained.model(),
+            self.dataset.image_shape,
+            scaling=self.config.data.scaling.model_dump_json(),
+            allow_float=allow_float,
+            pixel_scaling=pixel_scaling(self.config.data.scaling),
+        )
+
+    def float_layers(self, packed: PackedModel) -> dict[str, str]:
+        """Why layers of a packed model multiply floats."""
+        from binjax.deploy.pack import blocks_of
+
+        if not packed.graph.float_layers:
+            return {}
+        model, image = self._trained(self.config).model(), packed.graph.image
+        blocks, _, _ = blocks_of(model, image.shape, image.scaling, pixels=True, allow_float=True)
+        return {block.op.name: block.floats for block in blocks if block.floats is not None}
 
     def prove(self, packed: PackedModel, n_random: int) -> Certificate:
         from binjax.deploy.prove import prove
@@ -227,6 +248,13 @@ def _in_words(certificate: Certificate) -> str:
     sums = sum(layer.sums for layer in certificate.layers)
     channels = sum(layer.channels for layer in certificate.layers)
     images = ", ".join(f"{n:,} {name}" for name, n in certificate.images.items())
+    if certificate.float_layers:
+        total = sum(certificate.images.values())
+        return (
+            f"checked, not proven ({', '.join(certificate.float_layers)} multiply floats): "
+            f"{channels:,} thresholds equal to the trained network at all {sums:,} sums they can "
+            f"meet; scores bit-equal on {total - certificate.mismatches:,} of {total:,} images"
+        )
     return (
         f"proven: {channels:,} thresholds equal to the trained network at all {sums:,} sums they "
         f"can meet; all scores bit-equal on {images} images ({certificate.in_floats:,} of them "

@@ -53,7 +53,10 @@ class Block:
         pools: pooling layers, next to each other.
         after: norms behind the pooling.
         flatten: name of a flattening behind all of them, if there is one.
-        quantizer: the next layer's sign; None behind the last layer.
+        quantizer: the next layer's sign; None behind the last layer, and where the next layer takes
+            floats.
+        floats: why the layer multiplies floats; None if it multiplies bits or pixels. The functions
+            of sums are of no use then.
     """
 
     op: Dense | Conv
@@ -64,6 +67,7 @@ class Block:
     after: tuple[Norm, ...]
     flatten: str | None
     quantizer: SignQuantizer | None
+    floats: str | None = None
 
     @property
     def variables(self) -> Any:
@@ -99,8 +103,15 @@ class Block:
         return quantize(self.quantizer, self.values(variables, sums), train=False, key=None) > 0
 
 
-def make_blocks(model: nnx.Module, image: Image) -> tuple[list[Block], str | None]:
+def make_blocks(
+    model: nnx.Module, image: Image, *, allow_float: bool = False
+) -> tuple[list[Block], str | None]:
     """The blocks of a network, and the name of a flattening in front of them.
+
+    Args:
+        model: the network.
+        image: what it takes.
+        allow_float: keep layers that cannot be packed as products of floats.
 
     Raises:
         DeployError: something that cannot be packed, by name, with what to change.
@@ -112,17 +123,43 @@ def make_blocks(model: nnx.Module, image: Image) -> tuple[list[Block], str | Non
     leading = modules[: starts[0]]
     flatten = _only_flatten(leading)
     layers = [modules[i] for i in starts]
-    for at, named in enumerate(layers):
-        _check_layer(named, first=at == 0, image=image)
+    reasons = [_floats_because(named, first=i == 0, image=image) for i, named in enumerate(layers)]
+    for named, reason in zip(layers, reasons, strict=True):
+        if reason is not None and not allow_float:
+            raise DeployError(f"{named.name}: {reason}; --allow-float keeps the layer float")
     blocks = []
     shape: tuple[int, ...] = image.shape
     ends = [*starts[1:], len(modules)]
     for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
         following = layers[at + 1].module if at + 1 < len(layers) else None
-        quantizer = following.input_quantizer if isinstance(following, BinaryLayer) else None
-        block, shape = _make_block(modules[start], modules[start + 1 : end], quantizer, shape)
+        quantizer = sign_of(following) if isinstance(following, Layer) else None
+        last = at + 1 == len(layers)
+        if reasons[at] is None and not last and quantizer is None:
+            raise DeployError(
+                f"{layers[at + 1].name} takes real inputs from {layers[at].name}, a layer of bits; "
+                'take input_quantizer = "ste_sign"'
+            )
+        block, shape = _make_block(
+            modules[start], modules[start + 1 : end], quantizer, shape, reasons[at], last
+        )
         blocks.append(block)
     return blocks, flatten
+
+
+def sign_of(layer: Layer) -> SignQuantizer | None:
+    """What binarizes a layer's input; None where it takes it as it is.
+
+    Raises:
+        DeployError: something else than a sign.
+    """
+    quantizer = layer.input_quantizer
+    if quantizer is None or name_of(quantizer) == "noop":
+        return None
+    if precision(quantizer) != 1:
+        raise DeployError(
+            f"the input quantizer {name_of(quantizer)} does not give ±1 and cannot be exported"
+        )
+    return quantizer
 
 
 def check_finite(model: nnx.Module) -> None:
@@ -168,30 +205,28 @@ def _only_flatten(leading: Sequence[Named]) -> str | None:
     return leading[0].name if leading else None
 
 
-def _check_layer(named: Named, *, first: bool, image: Image) -> None:
+def _floats_because(named: Named, *, first: bool, image: Image) -> str | None:
+    """Why a layer cannot be packed, and what to change; None if it can."""
     layer = named.module
     if not isinstance(layer, Layer):
-        raise DeployError(f"{named.name}: {type(layer).__name__} cannot be packed")
+        raise DeployError(f"{named.name}: {type(layer).__name__} cannot be exported")
+    if layer.pixels is not None and not first:
+        raise DeployError(f"{named.name} takes pixels but is not the first layer")
     if precision(layer.kernel_quantizer) != 1:
-        raise DeployError(
-            f"{named.name}: its kernel quantizer {name_of(layer.kernel_quantizer)} does not give "
-            '±1; take kernel_quantizer = "ste_sign"'
-        )
-    if first and image.dtype == "uint8" and layer.pixels is None:
-        raise DeployError(
-            f"{named.name}: the first layer multiplies scaled images as floats; train with "
-            'data.scaling.kind = "unit", so that it multiplies the 8-bit pixels themselves'
+        return (
+            f"its kernel quantizer {name_of(layer.kernel_quantizer)} does not give ±1; take "
+            'kernel_quantizer = "ste_sign"'
         )
     if layer.pixels is not None:
-        if not first:
-            raise DeployError(f"{named.name} takes pixels but is not the first layer")
-        return
-    if precision(layer.input_quantizer) != 1:
-        what = "real inputs" if layer.input_quantizer is None else "inputs that are not ±1"
-        raise DeployError(
-            f"{named.name} multiplies {what} (input quantizer {name_of(layer.input_quantizer)}); "
-            'take input_quantizer = "ste_sign"'
+        return None
+    if first and image.dtype == "uint8":
+        return (
+            "the first layer multiplies scaled images as floats; train with data.scaling.kind = "
+            '"unit" and model.first_layer = "auto", so that it multiplies the 8-bit pixels'
         )
+    if sign_of(layer) is None:
+        return 'it multiplies real inputs; take input_quantizer = "ste_sign"'
+    return None
 
 
 def _make_block(
@@ -199,8 +234,10 @@ def _make_block(
     behind: Sequence[Named],
     quantizer: SignQuantizer | None,
     shape: tuple[int, ...],
+    floats: str | None,
+    last: bool,
 ) -> tuple[Block, tuple[int, ...]]:
-    layer, last = named.module, quantizer is None
+    layer = named.module
     assert isinstance(layer, Layer)
     before: list[Norm] = []
     after: list[Norm] = []
@@ -236,9 +273,9 @@ def _make_block(
         else Threshold()
     )
     op = _operation(named.name, layer, rule, shape)
-    block = Block(
-        op, layer, _signs(named), tuple(before), tuple(pools), tuple(after), flatten, quantizer
-    )
+    weights = _signs(named) if floats is None else _real_kernel(layer)
+    behind_it = tuple(before), tuple(pools), tuple(after), flatten, quantizer
+    block = Block(op, layer, weights, *behind_it, floats)
     return block, _shape_after(block, shape)
 
 
@@ -253,6 +290,11 @@ def _signs(named: Named) -> np.ndarray:
             f"other than ±1, such as {float(other[0]):g}; only ±1 can be packed"
         )
     return values
+
+
+def _real_kernel(layer: Layer) -> np.ndarray:
+    kernel = quantize(layer.kernel_quantizer, layer.kernel[...], train=False, key=None)
+    return np.asarray(kernel, np.float32)
 
 
 def _operation(

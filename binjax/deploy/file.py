@@ -145,6 +145,9 @@ def check_tensors(graph: Graph, tensors: Tensors) -> None:
                 f"does not hold a network: {name} is {found.dtype}{list(found.shape)}, its "
                 f"operation needs {dtype}{list(shape)}"
             )
+    for name, found in tensors.items():
+        if found.dtype == np.float32 and not np.isfinite(found).all():
+            raise FormatError(f"does not hold a network: {name} is not finite")
     for op in graph.ops:
         if isinstance(op, Dense | Conv):
             _check_values(op, tensors)
@@ -164,10 +167,6 @@ def _check_values(op: Dense | Conv, tensors: Tensors) -> None:
                 f"does not hold a network: a threshold of {op.name} is {threshold[wrong][0]}, "
                 f"outside of [{-largest}, {largest + 1}]"
             )
-        return
-    for part in ("bias", "mean", "factor", "offset"):
-        if not np.isfinite(tensors[f"{op.name}.{part}"]).all():
-            raise FormatError(f"does not hold a network: {op.name}.{part} is not finite")
 
 
 def _check_padding(name: str, words: np.ndarray, n: int) -> None:

@@ -2,13 +2,15 @@
 
 A graph is a chain. Between two binary layers there are bits and nothing else: a product's epilogue
 compares its integer sum with a threshold per channel, and pooling ORs bits. The last product ends
-in float32 scores. Arrays are named ``<operation>.<array>``:
+in float32 scores. Layers that cannot be binary stay float only where that was asked for, as
+:class:`Real` and :class:`Affine`. Arrays are named ``<operation>.<array>``:
 
 - ``words`` uint32: weights, packed as in :mod:`binjax.packing`: ``[outputs, W]`` of a dense layer
   or of any layer of 8-bit pixels (there W covers all taps jointly), else ``[outputs, kh, kw, Cw]``;
 - ``threshold`` int32 ``[outputs]`` and ``flip`` uint32 (packed bits of ``[outputs]``): bit =
   (sum >= threshold) ^ flip;
-- ``bias``, ``mean``, ``factor``, ``offset`` float32 ``[outputs]``: scores, see :class:`Scores`.
+- ``bias``, ``mean``, ``factor``, ``offset`` float32 ``[outputs]``: scores, see :class:`Scores`;
+- ``kernel`` float32, ``[elements, outputs]`` or HWIO, of a :class:`Real`.
 """
 
 from __future__ import annotations
@@ -117,12 +119,47 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Sign:
-    """Float images to bits: 1 where x >= 0."""
+    """Floats to bits: 1 where x >= 0."""
 
     name: str
 
 
-Op = Dense | Conv | MaxPool | Flatten | Sign
+@dataclass(frozen=True)
+class ToFloat:
+    """Bits to ±1.0, or pixels p to ``(gain p - mean) * inverse`` (float32 ``[channels]`` each)."""
+
+    name: str
+    operand: Operand
+
+
+@dataclass(frozen=True)
+class Real:
+    """A product of floats: a layer that was not binarized. Tensor ``kernel``.
+
+    Attributes:
+        name, outputs: of the layer.
+        elements: products summed into one output.
+        kernel: (kh, kw) of a convolution; None of a dense layer.
+        geometry: of a convolution.
+    """
+
+    name: str
+    elements: int
+    outputs: int
+    kernel: Pair | None
+    geometry: Geometry | None
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Floats to ``((x + bias) - mean) * factor + offset``, per channel."""
+
+    name: str
+
+
+Op = Dense | Conv | MaxPool | Flatten | Sign | ToFloat | Real | Affine
+AFFINE = ("bias", "mean", "factor", "offset")
+PIXEL_SCALING = ("gain", "mean", "inverse")
 
 
 @dataclass(frozen=True)
@@ -155,9 +192,12 @@ class Graph:
     @property
     def classes(self) -> int:
         """Scores per image."""
-        last = self.ops[-1]
-        assert isinstance(last, Dense | Conv)
-        return last.outputs
+        return shapes(self)[-1][0]
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the layers that multiply floats."""
+        return tuple(op.name for op in self.ops if isinstance(op, Real))
 
 
 def shapes(graph: Graph) -> list[tuple[int, ...]]:
@@ -166,16 +206,21 @@ def shapes(graph: Graph) -> list[tuple[int, ...]]:
     Raises:
         DeployError: an operation that does not fit what comes before it.
     """
-    kind = "pixels" if graph.image.dtype == "uint8" else "floats"
-    shape: tuple[int, ...] = graph.image.shape
-    found = []
-    for op in graph.ops:
-        shape, kind = _after(op, shape, kind)
-        found.append(shape)
-    if kind != "scores":
+    found = _results(graph)
+    shape, kind = found[-1]
+    if kind != "scores" and not (kind == "floats" and isinstance(graph.ops[-1], Affine)):
         raise DeployError("the network does not end in scores")
     if len(shape) != 1:
         raise DeployError(f"the network ends in scores of shape {shape}; expected one per class")
+    return [shape for shape, _ in found]
+
+
+def _results(graph: Graph) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and kind of every operation's result: "pixels", "bits", "floats" or "scores"."""
+    shape, kind = graph.image.shape, "pixels" if graph.image.dtype == "uint8" else "floats"
+    found: list[tuple[tuple[int, ...], str]] = []
+    for op in graph.ops:
+        found.append(_after(op, *(found[-1] if found else (shape, kind))))
     return found
 
 
@@ -183,9 +228,19 @@ def expected_tensors(graph: Graph) -> dict[str, tuple[np.dtype, tuple[int, ...]]
     """Names, dtypes and shapes of the arrays that a graph's operations use."""
     expected: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
     word, real, whole = np.dtype(np.uint32), np.dtype(np.float32), np.dtype(np.int32)
-    for op, shape in zip(graph.ops, shapes(graph), strict=True):
-        if isinstance(op, MaxPool):
+    shapes(graph)
+    for op, (shape, kind) in zip(graph.ops, _results(graph), strict=True):
+        channels = shape[-1:]
+        if isinstance(op, MaxPool) and kind == "bits":
             expected[f"{op.name}.flip"] = (word, (words_for(shape[-1]),))
+        elif isinstance(op, Affine):
+            expected |= {f"{op.name}.{part}": (real, channels) for part in AFFINE}
+        elif isinstance(op, ToFloat) and op.operand == "pixels":
+            expected |= {f"{op.name}.{part}": (real, channels) for part in PIXEL_SCALING}
+        elif isinstance(op, Real):
+            taps = () if op.kernel is None else op.kernel
+            inputs = op.elements // math.prod(taps)
+            expected[f"{op.name}.kernel"] = (real, (*taps, inputs, op.outputs))
         if not isinstance(op, Dense | Conv):
             continue
         if isinstance(op, Conv) and op.operand == "bits":
@@ -197,8 +252,7 @@ def expected_tensors(graph: Graph) -> dict[str, tuple[np.dtype, tuple[int, ...]]
             expected[f"{op.name}.threshold"] = (whole, (op.outputs,))
             expected[f"{op.name}.flip"] = (word, (words_for(op.outputs),))
         else:
-            for part in ("bias", "mean", "factor", "offset"):
-                expected[f"{op.name}.{part}"] = (real, (op.outputs,))
+            expected |= {f"{op.name}.{part}": (real, (op.outputs,)) for part in AFFINE}
     return expected
 
 
@@ -232,16 +286,36 @@ def _after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], 
     if isinstance(op, Flatten):
         _check(op, kind in ("bits", "pixels", "floats"), f"does not take {kind}")
         return (math.prod(shape),), kind
-    if isinstance(op, Sign):
+    if isinstance(op, ToFloat):
+        _check(op, kind == op.operand, f"takes {op.operand}, not {kind}")
+        return shape, "floats"
+    if isinstance(op, Sign | Affine | Real):
         _check(op, kind == "floats", f"takes floats, not {kind}")
-        return shape, "bits"
-    _check(op, kind == "bits" and len(shape) == 3, f"takes bits [h, w, c], not {kind} {shape}")
+        if isinstance(op, Real):
+            return _after_real(op, shape), "floats"
+        return shape, "bits" if isinstance(op, Sign) else "floats"
+    fits = kind in ("bits", "floats") and len(shape) == 3
+    _check(op, fits, f"takes bits or floats [h, w, c], not {kind} {list(shape)}")
     high, wide = (
         (size - window) // stride + 1
         for size, window, stride in zip(shape[:2], op.window, op.strides, strict=True)
     )
     _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
-    return (high, wide, shape[2]), "bits"
+    return (high, wide, shape[2]), kind
+
+
+def _after_real(op: Real, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if op.kernel is None or op.geometry is None:
+        _check(op, (op.kernel is None) == (op.geometry is None), "is half a convolution")
+        _check(op, shape == (op.elements,), f"takes [{op.elements}], not {list(shape)}")
+        return (op.outputs,)
+    channels = op.geometry.channels
+    fits = len(shape) == 3 and shape[2] == channels
+    _check(op, fits, f"takes [h, w, {channels}], not {list(shape)}")
+    _check(op, op.elements == op.geometry.elements(op.kernel), "sums another number of elements")
+    high, wide = op.geometry.output(shape[:2], op.kernel)
+    _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
+    return high, wide, op.outputs
 
 
 def _check(op: Op, holds: bool, problem: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from binjax.deploy.graph import (
+    Affine,
     Conv,
     Dense,
     DeployError,
@@ -14,9 +15,11 @@ from binjax.deploy.graph import (
     Image,
     MaxPool,
     Op,
+    Real,
     Scores,
     Sign,
     Threshold,
+    ToFloat,
 )
 from binjax.xnor.geometry import Geometry
 
@@ -29,6 +32,9 @@ _KINDS: dict[str, type[Op]] = {
     "max_pool": MaxPool,
     "flatten": Flatten,
     "sign": Sign,
+    "to_float": ToFloat,
+    "real": Real,
+    "affine": Affine,
 }
 
 
@@ -87,15 +93,19 @@ def _op(i: int, value: Any) -> Op:
     names = {field.name for field in dataclasses.fields(made)}
     found = _fields(f"operation {i}", value, {"kind", *names})
     name = _text(f"operation {i}", found["name"])
-    if made is Flatten or made is Sign:
+    if made is Flatten or made is Sign or made is Affine:
         return made(name)
     if made is MaxPool:
         down, right = _sizes(name, found["window"], 2)
         vertical, horizontal = _sizes(name, found["strides"], 2)
         return MaxPool(name, (down, right), (vertical, horizontal))
+    if made is Real:
+        return _real(name, found)
     operand = found["operand"]
     if operand not in ("pixels", "bits"):
         raise FormatError(f"does not hold a network: {name} multiplies {operand!r}")
+    if made is ToFloat:
+        return ToFloat(name, operand)
     outputs = _size(name, found["outputs"])
     rule = _rule(name, found["rule"])
     if made is Dense:
@@ -106,6 +116,14 @@ def _op(i: int, value: Any) -> Op:
     if outputs % groups or (operand == "pixels" and groups > 1):
         raise FormatError(f"does not hold a network: {name} has {groups} groups")
     return Conv(name, operand, outputs, (high, wide), geometry, groups, rule)
+
+
+def _real(name: str, found: dict[str, Any]) -> Real:
+    elements, outputs = _size(name, found["elements"]), _size(name, found["outputs"])
+    if found["kernel"] is None and found["geometry"] is None:
+        return Real(name, elements, outputs, None, None)
+    high, wide = _sizes(name, found["kernel"], 2)
+    return Real(name, elements, outputs, (high, wide), _geometry(name, found["geometry"]))
 
 
 def _rule(name: str, value: Any) -> Threshold | Scores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from binjax.deploy.graph import Conv, Dense, Op, Scores, shapes
+from binjax.deploy.graph import Conv, Dense, Op, Real, Scores, shapes
 from binjax.deploy.packed import PackedModel
 from binjax.xnor.dispatch import backends
 from binjax.xnor.native import native
@@ -47,6 +47,8 @@ def describe(model: PackedModel, path: Path | None = None) -> Description:
             }
         )
         bits += own
+        if isinstance(op, Real):
+            full += 4 * (op.elements + 4) * op.outputs
         if isinstance(op, Dense | Conv):
             full += 4 * (own + 4 * op.outputs)
         shape = after  # type: ignore[assignment]
@@ -103,8 +105,10 @@ def table(found: Description) -> str:
 
 
 def _kernel(op: Op, chosen: str) -> str:
+    if isinstance(op, Real):
+        return "floats, not packed"
     if not isinstance(op, Dense | Conv):
-        return "bits" if chosen != "xla" else "xla"
+        return "xla"
     ends = "scores" if isinstance(op.rule, Scores) else "bits"
     if op.operand == "pixels":
         taps = op.kernel[0] * op.kernel[1] if isinstance(op, Conv) else 1

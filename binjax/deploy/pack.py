@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from binjax.deploy import fold
-from binjax.deploy.build import Block, Norm, check_finite, make_blocks, pool_sizes
+from binjax.deploy.build import Block, check_finite, make_blocks, pool_sizes, sign_of
+from binjax.deploy.floats import PixelScaling, affine_of, float_ops, scaling_arrays
 from binjax.deploy.graph import (
     Conv,
     Dense,
@@ -23,13 +24,12 @@ from binjax.deploy.graph import (
     Op,
     Scores,
     Sign,
+    ToFloat,
     shapes,
 )
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.rounding import fused_multiply_add
 from binjax.deploy.words import pack_last
-from binjax.layers import BatchNorm
-from binjax.shift import ap2
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,6 +40,8 @@ def pack(
     *,
     scaling: str = "",
     backend: str | None = None,
+    allow_float: bool = False,
+    pixel_scaling: PixelScaling | None = None,
 ) -> PackedModel:
     """The integer network that computes what a trained model computes in evaluation.
 
@@ -50,16 +52,27 @@ def pack(
         image_shape: (height, width, channels) of one image.
         scaling: what pixels stand for, kept in the file for information.
         backend: of the result, see ``packed_matmul``.
+        allow_float: keep layers that cannot be packed, as products of floats; else they are an
+            error. ``graph.float_layers`` names them.
+        pixel_scaling: of a network whose first layer takes scaled images: how pixels are scaled,
+            so that the result takes pixels.
 
     Raises:
         DeployError: something that cannot be packed, by name, with what to change; NaN.
     """
     check_finite(model)
-    blocks, flatten, image = blocks_of(model, image_shape, scaling)
-    ops: list[Op] = [] if image.dtype == "uint8" else [Sign("sign")]
+    blocks, flatten, image = blocks_of(
+        model, image_shape, scaling, pixels=pixel_scaling is not None, allow_float=allow_float
+    )
+    ops: list[Op] = []
+    tensors: Arrays = {}
+    if pixel_scaling is not None and blocks[0].op.operand != "pixels":
+        ops.append(ToFloat("scaled", "pixels"))
+        tensors |= scaling_arrays("scaled", pixel_scaling, image.shape[2])
+    if sign_of(blocks[0].layer) is not None:
+        ops.append(Sign("sign"))
     if flatten is not None:
         ops.append(Flatten(flatten))
-    tensors: Arrays = {}
     for block in blocks:
         own, arrays = pack_block(block)
         ops += own
@@ -70,7 +83,12 @@ def pack(
 
 
 def blocks_of(
-    model: nnx.Module, image_shape: Sequence[int], scaling: str
+    model: nnx.Module,
+    image_shape: Sequence[int],
+    scaling: str,
+    *,
+    pixels: bool = False,
+    allow_float: bool = False,
 ) -> tuple[list[Block], str | None, Image]:
     """The model's blocks, the flattening in front of them, and the images it takes.
 
@@ -82,15 +100,17 @@ def blocks_of(
         raise DeployError(
             f"image_shape is {tuple(image_shape)}; expected (height, width, channels)"
         )
-    takes_pixels = any(getattr(m, "pixels", None) for _, m in nnx.iter_modules(model))
+    takes_pixels = pixels or any(getattr(m, "pixels", None) for _, m in nnx.iter_modules(model))
     image = Image((shape[0], shape[1], shape[2]), "uint8" if takes_pixels else "float32", scaling)
-    blocks, flatten = make_blocks(model, image)
+    blocks, flatten = make_blocks(model, image, allow_float=allow_float)
     return blocks, flatten, image
 
 
 def pack_block(block: Block) -> tuple[list[Op], Arrays]:
     """A block's operations and their arrays."""
     op, name = block.op, block.op.name
+    if block.floats is not None:
+        return float_ops(block)
     arrays = {f"{name}.words": _words(block)}
     if block.quantizer is None:
         op, parts = _scores(block)
@@ -133,30 +153,10 @@ def _scores(block: Block) -> tuple[Dense | Conv, Arrays]:
     bias = zeros if layer.bias is None else np.asarray(layer.bias[...], np.float32)
     parts = {"bias": bias, "mean": zeros, "factor": ones, "offset": zeros}
     if norms:
-        parts |= _affine(norms[0])
+        parts |= affine_of(norms[0])
     rule = op.rule
     assert isinstance(rule, Scores)
     return replace(op, rule=rule._replace(fused=_is_fused(block, rule, parts))), parts
-
-
-def _affine(norm: Norm) -> Arrays:
-    """What a norm subtracts, multiplies by and adds in evaluation."""
-
-    @jax.jit
-    def factor(spread: jax.Array, scale: jax.Array) -> jax.Array:
-        assert isinstance(norm, BatchNorm)
-        inverse = jax.lax.rsqrt(spread + norm.eps) if norm.running == "variance" else spread
-        return inverse * scale
-
-    if isinstance(norm, BatchNorm):
-        scale = jnp.ones(norm.n) if norm.scale is None else norm.scale[...]
-        values = factor(norm.spread[...], scale)
-        offset = np.zeros(norm.n) if norm.bias is None else norm.bias[...]
-    else:
-        values = ap2(norm.inverse_std[...]) * ap2(norm.scale[...])
-        offset = norm.bias[...]
-    found = {"mean": norm.mean[...], "factor": values, "offset": offset}
-    return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 
 def _is_fused(block: Block, rule: Scores, parts: Arrays) -> bool:

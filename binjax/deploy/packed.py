@@ -14,7 +14,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from binjax.deploy.file import write
+from binjax.deploy.floats import apply_float
 from binjax.deploy.graph import (
+    Affine,
     Conv,
     Dense,
     DeployError,
@@ -22,9 +24,11 @@ from binjax.deploy.graph import (
     Graph,
     MaxPool,
     Op,
+    Real,
     Scores,
     Tensors,
     Threshold,
+    ToFloat,
     shapes,
 )
 from binjax.deploy.words import unpack_last
@@ -124,6 +128,10 @@ def _apply(
     """
     if isinstance(op, Dense | Conv):
         return _multiply(op, x, arrays, backend)
+    if isinstance(op, ToFloat | Real | Affine) or (
+        isinstance(op, MaxPool) and x.dtype != jnp.uint32
+    ):
+        return apply_float(op, x, shape[-1], arrays)
     if isinstance(op, MaxPool):
         flip = arrays[f"{op.name}.flip"]
         return packed_max_pool(x, op.window, op.strides) ^ flip[None, None, None]

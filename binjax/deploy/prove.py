@@ -16,7 +16,7 @@ from flax import nnx
 
 from binjax.deploy import fold
 from binjax.deploy.build import Block
-from binjax.deploy.graph import Conv, Dense, DeployError, Graph, Tensors, largest_sum, shapes
+from binjax.deploy.graph import Conv, Dense, DeployError, Graph, Real, Tensors, largest_sum, shapes
 from binjax.deploy.pack import blocks_of, pack_block
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.words import unpack_last
@@ -54,7 +54,8 @@ class Certificate:
             others with the network on the packed products it was trained on.
         network: sha256 of the trained network's parameters and statistics.
         model: sha256 of the packed model's graph and arrays.
-        mismatches: 0.
+        mismatches: 0; with float layers, images whose scores differ in any bit.
+        float_layers: layers that multiply floats, which nothing is proven of.
         jax: version.
         platform: what it ran on.
         seconds: it took.
@@ -66,6 +67,7 @@ class Certificate:
     network: str
     model: str
     mismatches: int
+    float_layers: tuple[str, ...]
     jax: str
     platform: str
     seconds: float
@@ -105,14 +107,14 @@ def prove(
     """
     began = time.monotonic()
     layers = prove_thresholds(model, packed.graph, packed.tensors)
-    counts, floats = {}, 0
+    counts, floats, different = {}, 0, 0
     sources = {name: (len(array), _batches(array, packed.graph)) for name, array in images.items()}
     sources["random"] = n_random, random_images(packed.graph, n_random, seed)
     for name, (count, batches) in sources.items():
         limit = count if in_floats is None or kernels is None else in_floats
         for start, batch in batches:
             by = reference if start < limit or kernels is None else kernels
-            compare_scores(packed, by, start, batch, name)
+            different += compare_scores(packed, by, start, batch, name)
             floats += len(batch) if by is reference else 0
         counts[name] = count
     return Certificate(
@@ -121,7 +123,8 @@ def prove(
         in_floats=floats,
         network=digest_of_variables(model),
         model=digest_of_arrays(packed.tensors),
-        mismatches=0,
+        mismatches=different,
+        float_layers=packed.graph.float_layers,
         jax=jax.__version__,
         platform=jax.default_backend(),
         seconds=round(time.monotonic() - began, 3),
@@ -134,22 +137,29 @@ def prove_thresholds(model: nnx.Module, graph: Graph, tensors: Tensors) -> list[
     Raises:
         ProofError: the first difference.
     """
-    blocks, _, image = blocks_of(model, graph.image.shape, graph.image.scaling)
-    ops = [op for op in graph.ops if isinstance(op, Dense | Conv)]
+    blocks, _, image = blocks_of(
+        model,
+        graph.image.shape,
+        graph.image.scaling,
+        pixels=graph.image.dtype == "uint8",
+        allow_float=bool(graph.float_layers),
+    )
+    ops = [op for op in graph.ops if isinstance(op, Dense | Conv | Real)]
     if image != graph.image or [b.op.name for b in blocks] != [op.name for op in ops]:
         raise DeployError("the packed model is of another network: its layers have other names")
     for block, op in zip(blocks, ops, strict=True):
-        if replace(op, rule=block.op.rule) != block.op:
+        packed_to = isinstance(op, Dense | Conv) and replace(op, rule=block.op.rule)
+        if packed_to != (block.floats is None and block.op):
             raise DeployError(f"the packed model is of another network: {op.name} differs")
     found = []
     for block, op in zip(blocks, ops, strict=True):
         own, arrays = pack_block(block)
-        if own[0] != op:
+        if op not in own:
             raise ProofError(f"{op.name}: what becomes of its sums is not what it folds to")
         for name, array in arrays.items():
             if not np.array_equal(array, tensors[name]):
                 raise ProofError(f"{name} is not what the trained network folds to")
-        if block.quantizer is None:
+        if block.quantizer is None or isinstance(op, Real):
             continue
         largest = largest_sum(op)
         count = _prove_block(block, op, tensors)
@@ -173,7 +183,7 @@ def _prove_block(block: Block, op: Dense | Conv, tensors: Tensors) -> int:
 
 def compare_scores(
     packed: PackedModel, reference: Reference, start: int, images: np.ndarray, what: str
-) -> None:
+) -> int:
     """Compare class scores bit for bit.
 
     Args:
@@ -182,17 +192,23 @@ def compare_scores(
         images: as both take them.
         what: they are, for the message.
 
+    Returns:
+        How many images differ: 0 but with float layers, whose rounding is the compiler's.
+
     Raises:
         ProofError: the first image for which they differ.
     """
     own, wanted = np.asarray(packed(images)), np.asarray(reference(images), np.float32)
     differs = own.view(np.uint32) != wanted.view(np.uint32)
+    if packed.graph.float_layers:
+        return int(differs.any(1).sum())
     if differs.any():
         image, label = (int(i) for i in np.argwhere(differs)[0])
         raise ProofError(
             f"{what} image {start + image}, class {label}: the network scores "
             f"{wanted[image, label]!r}, the packed model {own[image, label]!r}"
         )
+    return 0
 
 
 def random_images(graph: Graph, count: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

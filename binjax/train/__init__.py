@@ -6,7 +6,7 @@ from binjax.train.restore import Trained, restore_run
 from binjax.train.run import Diverged, Interrupted, Reporter
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
-from binjax.train.task import Task, load_data, make_model, make_task, setup
+from binjax.train.task import Task, load_data, make_model, make_task, pixel_scaling, setup
 
 __all__ = [
     "Diverged",
@@ -22,6 +22,7 @@ __all__ = [
     "load_data",
     "make_model",
     "make_task",
+    "pixel_scaling",
     "restore_run",
     "setup",
 ]

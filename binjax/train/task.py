@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from binjax import data, metrics
 from binjax.config import Config, ConfigError, schema
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
+from binjax.deploy.floats import PixelScaling
 from binjax.layers import UNIT, BinaryWeight, PixelScale, products, split
 from binjax.losses import LABEL_LOSSES
 from binjax.models import MODELS
@@ -103,6 +105,14 @@ def pixel_scale(config: Config) -> PixelScale | None:
     if problem is not None and model.first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
     return scale if problem is None else None
+
+
+def pixel_scaling(scaling: schema.UnitScaling | schema.StandardScaling) -> PixelScaling:
+    """What :func:`make_preprocess` does to pixels, as arrays."""
+    if isinstance(scaling, schema.UnitScaling):
+        return PixelScaling(np.full(1, 2), np.full(1, 255), np.full(1, 1 / 255))
+    mean, std = (np.asarray(v, np.float32) for v in (scaling.mean, scaling.std))
+    return PixelScaling(np.ones(1), mean, np.reciprocal(std))
 
 
 def make_task(
