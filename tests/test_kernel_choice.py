@@ -108,7 +108,6 @@ def test_sums_that_16_bits_do_not_hold():
         (dense, {"input_quantizer": "approx_sign"}, "no input quantizer, not approx_sign"),
         (dense, {"kernel_quantizer": None}, "a binary kernel quantizer"),
         (conv, {"kernel_quantizer": "noop"}, "a binary kernel quantizer"),
-        (dense, {"dropout": 0.2}, "no dropout, not 0.2"),
         (conv, {"pad_value": 1}, "pad_value 0, not 1"),
         (conv, {"pad_value": -1}, "pad_value 0, not -1"),
         (dense, {"n_in": 65794}, "at most 65793 inputs, not 65794"),
@@ -144,12 +143,16 @@ def test_inputs_of_the_wrong_kind():
             [
                 *("--model.first-layer", "pixels", "--data.scaling.kind", "standard"),
                 *("--data.scaling.mean", "[0.3]", "--data.scaling.std", "[0.4]"),
+                *("--model.kind", "cifar10_convnet"),
             ],
             r'model.first_layer: "pixels" needs data.scaling.kind = "unit"',
         ),
         (
-            ["--model.first-layer", "pixels", "--model.input-dropout", "0.2"],
-            'model.first_layer: "pixels" needs model.input_dropout = 0; "auto" does without',
+            [
+                *("--model.first-layer", "pixels", "--data.scaling.kind", "standard"),
+                *("--data.scaling.mean", "[0.3]", "--data.scaling.std", "[1e-300]"),
+            ],
+            "needs a deviation in data.scaling that float32 can divide by",
         ),
         (
             ["--model.first-layer", "pixels", "--model.kernel-quantizer", "noop"],
@@ -186,9 +189,9 @@ def test_a_native_config_needs_a_first_layer_that_takes_pixels(tmp_path):
         ConfigError, match="backend = 'native' multiplies bits, but the input is re"
     ):
         train.make_task(config.load(path, ["--model.first-layer", "float"]), (4, 4, 1), 10, 200)
-    # By default input dropout makes the first layer's input real.
+    # By default there is input dropout, which takes floats in training.
     path = write_config(tmp_path, text)
-    with pytest.raises(ConfigError, match="but the input is real"):
+    with pytest.raises(ConfigError, match=r"but dropout 0\.2 makes zeros of pixels"):
         train.make_task(config.load(path), (4, 4, 1), 10, 200)
 
 
@@ -207,6 +210,7 @@ def test_what_is_told():
         "float: pad_value 2 is not -1, 0 or 1": conv(pad_value=2),
         f"8-bit pixels, {best}": conv(pixels=True),
         "8-bit pixels, xla": conv(pixels=True, backend="xla"),
+        "float: dropout 0.25 makes zeros of pixels": dense(pixels=True, dropout=0.25),
         '8-bit pixels, float: backend = "float"': dense(pixels=True, backend="float"),
     }
     for words, layer in told.items():

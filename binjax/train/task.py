@@ -35,6 +35,7 @@ from binjax.train.step import (
     make_step,
     make_telemetry,
 )
+from binjax.xnor.pixel_ops import LARGEST_K
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1
@@ -96,6 +97,8 @@ def pixel_scale(config: Config) -> PixelScale | None:
         # A convolution's border would add a multiple of other weights at each place.
         if model.kind == "mlp" and len(scaling.mean) == len(scaling.std) == 1:
             scale = PixelScale.standard(scaling.mean[0], scaling.std[0])
+            if max(map(abs, scale)) * LARGEST_K * 255 > np.finfo(np.float32).max:
+                problem = "a deviation in data.scaling that float32 can divide by"
         elif model.kind == "mlp":
             problem = "one mean and one deviation in data.scaling"
         else:
