@@ -273,3 +273,31 @@ def test_every_config_exports_and_proves(name, norm, tmp_path, monkeypatch, caps
     status, text, err = words_of(capsys, "export", folder.root, "--out", out, "--random", 40)
     assert (status, err) == (0, "")
     assert "24 test, 40 random images (64 of them" in text and "0 mismatches" in text
+
+
+def test_import_of_binarynet_weights(tmp_path, capsys):
+    config_file = write_config(
+        tmp_path,
+        '[data]\nname = "mnist"\n[model]\nkind = "mlp"\nwidths = [20, 12]\n'
+        '[model.norm]\nkind = "batch"\nrunning = "inverse_std"\n',
+    )
+    rng = np.random.default_rng(0)
+    arrays = []
+    for n_in, n_out in ((784, 20), (20, 12), (12, 10)):
+        arrays += [rng.normal(size=(n_in, n_out)), rng.normal(size=n_out)]
+        arrays += [*rng.normal(size=(3, n_out)), rng.uniform(0.01, 0.1, n_out)]
+    np.savez(tmp_path / "weights.npz", *(array.astype(np.float32) for array in arrays))
+    out = tmp_path / "m.binjax"
+    status, text, _ = words_of(
+        capsys, "import", tmp_path / "weights.npz", config_file, "--out", out, "--random", 200
+    )
+    assert status == 0 and "proven: 32 thresholds" in text and "on 200 random images" in text
+    model = deploy.load(out)
+    assert [op.name for op in model.graph.ops] == ["flatten", "dense1", "dense2", "dense3"]
+    other = write_config(tmp_path, '[data]\nname = "mnist"\n[model]\nkind = "mlp"\n', "other.toml")
+    assert "inverse_std" in mistake(
+        capsys, "import", tmp_path / "weights.npz", other, "--out", out, "--random", 0
+    )
+    assert "weights are imported from" in mistake(
+        capsys, "import", config_file, config_file, "--out", out
+    )

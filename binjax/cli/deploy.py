@@ -1,4 +1,4 @@
-"""``binjax export``, ``inspect``, ``predict`` and ``prove``."""
+"""``binjax export``, ``import``, ``inspect``, ``predict`` and ``prove``."""
 
 from __future__ import annotations
 
@@ -8,35 +8,43 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binjax import config as configs
-from binjax.config import Config, ConfigError
+from binjax.config import ConfigError
 
 if TYPE_CHECKING:
-    from flax import nnx
-
-    from binjax.data import Dataset
+    from binjax.cli.network import Network
     from binjax.deploy import PackedModel
-    from binjax.deploy.prove import Certificate, Reference
+    from binjax.deploy.prove import Certificate
 
 FORMATS = ("binjax", "c", "stablehlo", "tflite")
-_FLOAT_MACS = 2e12
-"""Multiply-accumulates of float products worth a proof: some ten seconds on two cores."""
+_RANDOM = "random images in the proof"
 
 
 def add_deploy(commands: Any) -> None:
-    """Register the four commands."""
+    """Register the commands."""
     export = commands.add_parser(
         "export", help="pack a run's network into one file, proven equal to it"
     )
     export.add_argument("source", metavar="RUN|FILE", help="a run folder, or a packed model")
-    export.add_argument("--out", required=True, metavar="FILE", help="for C: a folder")
-    export.add_argument("--format", default="binjax", choices=FORMATS)
-    export.add_argument("--name", default="model", help="of the functions in C")
     export.add_argument(
-        "--allow-float", action="store_true", help="keep layers that cannot be packed, in floats"
+        "--data.dir", dest="data_dir", metavar="DIR", help="where the test images are"
     )
-    export.add_argument("--skip-proof", action="store_true", help="write it unproven")
-    _add_proof_options(export)
+    export.add_argument("--last", action="store_true", help="the last epoch, not the best")
+    foreign = commands.add_parser(
+        "import", help="pack the weights of a Larq (.h5) or BinaryNet (.npz) network"
+    )
+    foreign.add_argument("weights", metavar="WEIGHTS")
+    foreign.add_argument("config", metavar="CONFIG", help="a TOML file of the same network")
+    for command in (export, foreign):
+        command.add_argument("--out", required=True, metavar="FILE", help="for C: a folder")
+        command.add_argument("--format", default="binjax", choices=FORMATS)
+        command.add_argument("--name", default="model", help="of the functions in C")
+        command.add_argument(
+            "--allow-float",
+            action="store_true",
+            help="keep layers that cannot be packed, in floats",
+        )
+        command.add_argument("--skip-proof", action="store_true", help="write it unproven")
+        command.add_argument("--random", type=int, default=100_000, metavar="N", help=_RANDOM)
 
     inspect = commands.add_parser("inspect", help="what is in a packed model")
     inspect.add_argument("file", metavar="FILE")
@@ -54,48 +62,61 @@ def add_deploy(commands: Any) -> None:
     prove.add_argument("run", metavar="RUN")
     prove.add_argument("file", metavar="FILE")
     prove.add_argument("--certificate", metavar="FILE", help="default: FILE.proof.json")
-    _add_proof_options(prove)
-
-
-def _add_proof_options(command: Any) -> None:
-    command.add_argument("--random", type=int, default=100_000, metavar="N", help="random images")
-    command.add_argument("--last", action="store_true", help="the last epoch, not the best")
-    command.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the images are")
+    prove.add_argument("--random", type=int, default=100_000, metavar="N", help=_RANDOM)
+    prove.add_argument("--last", action="store_true", help="the last epoch, not the best")
+    prove.add_argument(
+        "--data.dir", dest="data_dir", metavar="DIR", help="where the test images are"
+    )
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Pack, prove, write."""
     source, out = Path(args.source), Path(args.out)
-    if args.random < 0:
-        raise ConfigError("export: --random wants a number of images, at least 0")
+    _check_random(args)
     if source.is_file():
         from binjax import deploy
 
-        return _write(deploy.load(source), out, args)
-    run = _Run(source, args)
-    packed = run.pack(allow_float=args.allow_float)
-    for name, reason in run.float_layers(packed).items():
+        _write(deploy.load(source), out, args)
+        return 0
+    from binjax.cli.network import of_run
+
+    network = of_run(source, args.data_dir, last=args.last)
+    return _export(network, out, args)
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """Read another framework's weights into a config's network; pack, prove, write."""
+    _check_random(args)
+    from binjax.cli.network import of_weights
+
+    return _export(of_weights(Path(args.config), Path(args.weights)), Path(args.out), args)
+
+
+def _export(network: Network, out: Path, args: argparse.Namespace) -> int:
+    packed = network.pack(allow_float=args.allow_float)
+    for name, reason in network.float_layers(packed).items():
         print(f"binjax: warning: {name} stays float: {reason}", file=sys.stderr)
+    certificate = None
     if args.skip_proof:
-        print("not proven", file=sys.stderr)
+        print("binjax: warning: not proven", file=sys.stderr)
     else:
-        certificate = run.prove(packed, args.random)
+        certificate = network.prove(packed, args.random)
         print(_in_words(certificate))
-    status = _write(packed, out, args)
-    if args.format == "binjax" and not args.skip_proof:
+    _write(packed, out, args)
+    if args.format == "binjax" and certificate is not None:
         _write_certificate(certificate, out, None)
-    return status
+    return 0
 
 
 def run_prove(args: argparse.Namespace) -> int:
     """Prove a file, print and write the certificate."""
-    if args.random < 0:
-        raise ConfigError("prove: --random wants a number of images, at least 0")
+    _check_random(args)
     from binjax import deploy
+    from binjax.cli.network import of_run
 
     packed = deploy.load(args.file)
-    run = _Run(Path(args.run), args)
-    certificate = run.prove(packed, args.random)
+    network = of_run(Path(args.run), args.data_dir, last=args.last)
+    certificate = network.prove(packed, args.random)
     print(_in_words(certificate))
     _write_certificate(certificate, Path(args.file), args.certificate)
     return 0
@@ -135,79 +156,7 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Run:
-    """A run's data and network."""
-
-    def __init__(self, root: Path, args: argparse.Namespace):
-        path = root / "config.toml"
-        if not path.exists():
-            raise ConfigError(f"{root}: is neither a run folder (no config.toml) nor a file")
-        overrides = ["--data.dir", args.data_dir] if args.data_dir else []
-        config = configs.load(path, overrides)
-        if config.dtype != "float32":
-            print(
-                f"binjax: {root} was trained in {config.dtype}; its network is exported in float32",
-                file=sys.stderr,
-            )
-        # Deployed and proven on one device, in float32.
-        self.config = config.model_copy(update={"dtype": "float32", "backend": "auto"})
-        self.root, self.last = root, args.last
-
-        from binjax.train import load_data
-
-        self.dataset: Dataset = load_data(self.config)
-
-    def _trained(self, config: Config) -> Any:
-        from binjax.cli.progress import warn
-        from binjax.train import RunFolder, restore_run
-
-        return restore_run(config, RunFolder(self.root), self.dataset, warn, last=self.last)
-
-    def pack(self, *, allow_float: bool) -> PackedModel:
-        from binjax import deploy
-        from binjax.train import pixel_scaling
-
-        trained = self._trained(self.config)
-        return deploy.pack(
-            trained.model(),
-            self.dataset.image_shape,
-            scaling=self.config.data.scaling.model_dump_json(),
-            allow_float=allow_float,
-            pixel_scaling=pixel_scaling(self.config.data.scaling),
-        )
-
-    def float_layers(self, packed: PackedModel) -> dict[str, str]:
-        """Why layers of a packed model multiply floats."""
-        from binjax.deploy.pack import blocks_of
-
-        if not packed.graph.float_layers:
-            return {}
-        model, image = self._trained(self.config).model(), packed.graph.image
-        blocks, _, _ = blocks_of(model, image.shape, image.scaling, pixels=True, allow_float=True)
-        return {block.op.name: block.floats for block in blocks if block.floats is not None}
-
-    def prove(self, packed: PackedModel, n_random: int) -> Certificate:
-        from binjax.deploy.prove import prove
-        from binjax.summary import summarize
-
-        trained = self._trained(self.config)
-        model: nnx.Module = trained.model()
-        macs = sum(summarize(model, self.dataset.image_shape).macs.values())
-        in_floats = int(_FLOAT_MACS / macs)
-        floats = self._trained(self.config.model_copy(update={"backend": "float"}))
-        references: list[Reference] = [floats.scores(), trained.scores()]
-        return prove(
-            model,
-            packed,
-            references[0],
-            {"test": self.dataset.test.images},
-            kernels=references[1],
-            in_floats=in_floats,
-            n_random=n_random,
-        )
-
-
-def _write(packed: PackedModel, out: Path, args: argparse.Namespace) -> int:
+def _write(packed: PackedModel, out: Path, args: argparse.Namespace) -> None:
     if args.format == "binjax":
         from binjax.deploy.inspect import describe, totals
 
@@ -231,7 +180,11 @@ def _write(packed: PackedModel, out: Path, args: argparse.Namespace) -> int:
 
         write_tflite(packed, out)
         print(f"{out}: {out.stat().st_size:,} bytes for Larq Compute Engine's interpreter")
-    return 0
+
+
+def _check_random(args: argparse.Namespace) -> None:
+    if args.random < 0:
+        raise ConfigError(f"{args.command}: --random wants a number of images, at least 0")
 
 
 def _write_certificate(certificate: Certificate, file: Path, named: str | None) -> None:

@@ -9,7 +9,14 @@ from typing import NoReturn
 
 import binjax
 from binjax.cli.bench import add_bench, run_bench
-from binjax.cli.deploy import add_deploy, run_export, run_inspect, run_predict, run_prove
+from binjax.cli.deploy import (
+    add_deploy,
+    run_export,
+    run_import,
+    run_inspect,
+    run_predict,
+    run_prove,
+)
 from binjax.cli.launch import add_launch, run_launch
 from binjax.config import ConfigError
 
@@ -113,6 +120,7 @@ def _run(words: Sequence[str]) -> int:
         return run_launch(args, [])
     deployment = {
         "export": run_export,
+        "import": run_import,
         "inspect": run_inspect,
         "predict": run_predict,
         "prove": run_prove,
