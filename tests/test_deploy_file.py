@@ -13,8 +13,8 @@ from flax import nnx
 
 from binjax import deploy, models
 from binjax.deploy import file
-from binjax.deploy.graph_json import graph_to_json
 from binjax.deploy.graph import Conv, Dense, DeployError, expected_tensors, shapes
+from binjax.deploy.graph_json import graph_to_json
 
 
 def tiny(seed=0, **options):

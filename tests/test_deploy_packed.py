@@ -180,7 +180,7 @@ def test_nothing_but_integers_between_the_layers(network):
     # No float of the size of an activation: the sums of the last layer only.
     _, model = network
     images = images_for(model.graph, 3)
-    arrays = model._arrays
+    arrays = model.arrays
     if model.graph.image.dtype == "float32":
         return
     text = str(
