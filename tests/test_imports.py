@@ -19,7 +19,7 @@ ROOT = Path(binjax.__file__).parent
 
 # Lowest first. Modules of one layer may not import one another.
 LAYERS = (
-    {"config", "ste", "shift", "packing", "losses"},
+    {"config", "ste", "shift", "packing", "rounding", "losses"},
     {"xnor"},
     {"optim", "layers"},
     {"models", "data"},

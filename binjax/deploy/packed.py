@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from binjax.deploy.file import write
@@ -33,6 +32,7 @@ from binjax.deploy.graph import (
 )
 from binjax.deploy.words import unpack_last
 from binjax.packing import WORD, pack_positive, unpack_bits
+from binjax.rounding import apart
 from binjax.xnor import ops, packed_max_pool, pixel_ops
 from binjax.xnor.dispatch import check_backend
 from binjax.xnor.pack import pack_last_axis
@@ -177,17 +177,9 @@ def _scores(name: str, rule: Scores, sums: jax.Array, arrays: Arrays) -> jax.Arr
     )
     real = sums.astype(jnp.float32)
     if rule.scale != 1:
-        real = _rounded(real * np.float32(rule.scale))
-    product = (_rounded(real + bias) - mean) * factor
-    return (product if rule.fused else _rounded(product)) + offset
-
-
-def _rounded(x: jax.Array) -> jax.Array:
-    """X itself. XLA fuses a product and the sum behind it, and adds up what are constants to it,
-    unless something stands between them.
-    """
-    limit = np.finfo(np.float32).max
-    return lax.clamp(-limit, x, limit)
+        real = apart(real * np.float32(rule.scale))
+    product = (apart(real + bias) - mean) * factor
+    return (product if rule.fused else apart(product)) + offset
 
 
 def _flatten(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from binjax.rounding import apart
 from binjax.shift import ap2
 
 Running = Literal["variance", "inverse_std"]
@@ -68,7 +69,9 @@ class BatchNorm(nnx.Module):
         mean, spread = self.mean[...], self.spread[...]
         inverse_std = jax.lax.rsqrt(spread + self.eps) if self.running == "variance" else spread
         factor = _per_channel(inverse_std * scale, x)
-        return ((wide - _per_channel(mean, x)) * factor + _per_channel(bias, x)).astype(x.dtype)
+        # Rounded twice wherever it is compiled: thresholds are folded from these very values.
+        product = apart((wide - _per_channel(mean, x)) * factor)
+        return (product + _per_channel(bias, x)).astype(x.dtype)
 
 
 @jax.custom_jvp

@@ -23,6 +23,7 @@ from jax.custom_batching import custom_vmap
 from jax.extend.core import Primitive
 
 from binjax.packing import unpack_bits
+from binjax.rounding import apart
 from binjax.xnor import partition
 from binjax.xnor.geometry import Geometry, Pair
 from binjax.xnor.native import native
@@ -98,13 +99,8 @@ def over_windows(
 
 
 def scaled(dot: jax.Array, scale: float | np.float32 = SCALE) -> jax.Array:
-    """``float32(dot) * float32(scale)``, rounded after the product whatever is done with it next.
-
-    XLA makes one fused multiply-add of a product and a sum behind it, with other bits: a clamp that
-    never acts keeps the two apart (of an optimization barrier nothing is left in time).
-    """
-    limit = np.finfo(np.float32).max
-    return lax.clamp(-limit, dot.astype(jnp.float32) * np.float32(scale), limit)
+    """``float32(dot) * float32(scale)``, rounded after the product whatever is done with it next."""
+    return apart(dot.astype(jnp.float32) * np.float32(scale))
 
 
 def _dots(q: jax.Array, wp: jax.Array) -> jax.Array:

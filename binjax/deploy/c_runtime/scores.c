@@ -1,0 +1,11 @@
+static void make_scores(const int32_t *sums, int32_t n, float scale, const float *bias,
+                        const float *mean, const float *factor, const float *offset,
+                        float *scores) {
+  for (int32_t j = 0; j < n; ++j) {
+    volatile float value = (float)sums[j];
+    value = value * scale;
+    value = value + bias[j];
+    value = value - mean[j];
+    scores[j] = multiply_add(value, factor[j], offset[j]);
+  }
+}
