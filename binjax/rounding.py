@@ -12,8 +12,8 @@ def apart(x: jax.Array) -> jax.Array:
     """X itself, with its own rounding: for a finite product in front of a sum.
 
     XLA makes one fused multiply-add of the two in some places and not in others, even within one
-    array (its last elements, past whole vectors), and adds up what are constants to it. A clamp that
-    never acts keeps them apart; of an optimization barrier nothing is left in time on CPUs.
+    array (its last elements, past whole vectors), and adds up what are constants to it. A clamp
+    that never acts keeps them apart; of an optimization barrier nothing is left in time on CPUs.
 
     Args:
         x: floating; infinities become the largest finite value.

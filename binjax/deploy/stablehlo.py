@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -46,6 +47,8 @@ def write_stablehlo(packed: PackedModel, path: str | Path) -> None:
     the StableHLO text.
 
     Raises:
-        DeployError: it cannot be lowered, or the file not be written.
+        DeployError: it cannot be lowered, or the file not be written; flatbuffers is missing.
     """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise DeployError("serialized StableHLO needs flatbuffers: pip install 'binjax[export]'")
     write_bytes(Path(path), bytes(to_stablehlo(packed).serialize()))

@@ -99,7 +99,7 @@ def over_windows(
 
 
 def scaled(dot: jax.Array, scale: float | np.float32 = SCALE) -> jax.Array:
-    """``float32(dot) * float32(scale)``, rounded after the product whatever is done with it next."""
+    """``float32(dot) * float32(scale)``, rounded whatever is done with it next."""
     return apart(dot.astype(jnp.float32) * np.float32(scale))
 
 
