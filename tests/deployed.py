@@ -106,10 +106,7 @@ def _finish(op, own, sums):
         bits = (sums >= own["threshold"]) ^ (_bits(own["flip"], op.outputs) == 1)
         return np.where(bits, 1, -1)
     real = sums.astype(np.float32) * np.float32(op.rule.scale) + own["bias"] - own["mean"]
-    if not op.rule.fused:
-        out = real * own["factor"] + own["offset"]
-    else:  # float64 holds the product; its sum is rounded twice, which these values don't show
-        out = (real.astype(np.float64) * own["factor"] + own["offset"]).astype(np.float32)
+    out = real * own["factor"] + own["offset"]
     return out.reshape(len(out), -1)
 
 

@@ -267,11 +267,7 @@ def _make_block(
             )
     if last and pools:
         _refuse(pools[0], "pools scores; only layers that a sign follows are pooled")
-    rule = (
-        Scores(layer.pixels.scale if layer.pixels is not None else 1.0, True)
-        if last
-        else Threshold()
-    )
+    rule = Scores(1.0 if layer.pixels is None else layer.pixels.scale) if last else Threshold()
     op = _operation(named.name, layer, rule, shape)
     weights = _signs(named) if floats is None else _real_kernel(layer)
     behind_it = tuple(before), tuple(pools), tuple(after), flatten, quantizer

@@ -292,7 +292,6 @@ def _scores(program: _Program, packed: PackedModel, source: str) -> None:
     op = packed.graph.ops[-1]
     assert isinstance(op, Dense | Conv)
     assert isinstance(op.rule, Scores)
-    program.parts["fused" if op.rule.fused else "separate"] = None
     for part in ("bias", "mean", "factor", "offset"):
         program.array(part, packed.tensors[f"{op.name}.{part}"])
     scale = float(np.float32(op.rule.scale)).hex()

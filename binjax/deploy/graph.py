@@ -43,16 +43,14 @@ class Threshold(NamedTuple):
 class Scores(NamedTuple):
     """Epilogue: ``((sum * scale + bias) - mean) * factor + offset``, in float32.
 
-    Each operation is rounded; with ``fused`` the last two are rounded once (a fused
-    multiply-add). Tensors ``bias``, ``mean``, ``factor``, ``offset``.
+    Each operation is rounded, as in the trained network. Tensors ``bias``, ``mean``, ``factor``,
+    ``offset``.
 
     Attributes:
-        scale: 1, or float32(1/255) for sums of pixels.
-        fused: how the trained network's own expression was found to round here.
+        scale: 1, or that of sums of pixels, such as 1/255; rounded to float32.
     """
 
     scale: float
-    fused: bool
 
 
 Rule = Threshold | Scores

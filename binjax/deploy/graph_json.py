@@ -130,13 +130,13 @@ def _rule(name: str, value: Any) -> Threshold | Scores:
     if isinstance(value, dict) and value.get("kind") == "threshold":
         _fields(f"{name}.rule", value, {"kind"})
         return Threshold()
-    found = _fields(f"{name}.rule", value, {"kind", "scale", "fused"})
-    scale, fused = found["scale"], found["fused"]
-    if found["kind"] != "scores" or not isinstance(fused, bool):
+    found = _fields(f"{name}.rule", value, {"kind", "scale"})
+    scale = found["scale"]
+    if found["kind"] != "scores":
         raise FormatError(f"does not hold a network: {name}.rule")
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e6:
         raise FormatError(f"does not hold a network: {name} has the scale {scale!r}")
-    return Scores(float(scale), fused)
+    return Scores(float(scale))
 
 
 def _geometry(name: str, value: Any) -> Geometry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,6 @@ from binjax.deploy.graph import (
     shapes,
 )
 from binjax.deploy.packed import PackedModel
-from binjax.deploy.rounding import fused_multiply_add
 from binjax.deploy.words import pack_last
 
 Arrays = dict[str, np.ndarray]
@@ -156,25 +154,25 @@ def _scores(block: Block) -> tuple[Dense | Conv, Arrays]:
         parts |= affine_of(norms[0])
     rule = op.rule
     assert isinstance(rule, Scores)
-    return replace(op, rule=rule._replace(fused=_is_fused(block, rule, parts))), parts
+    _check_scores(block, rule, parts)
+    return op, parts
 
 
-def _is_fused(block: Block, rule: Scores, parts: Arrays) -> bool:
-    """Whether the network's scores are rounded once or twice at the end, over all sums."""
-    fused = separate = True
+def _check_scores(block: Block, rule: Scores, parts: Arrays) -> None:
+    """Compare scores with the network's own expression at every sum.
+
+    Raises:
+        DeployError: they differ.
+    """
     values, variables = jax.jit(block.values), block.variables
     for sums in fold.all_sums(block.op):
         rows = np.broadcast_to(sums[:, None], (len(sums), block.op.outputs))
         own = np.asarray(values(variables, jnp.asarray(rows)), np.float32)
-        centered = (rows.astype(np.float32) * np.float32(rule.scale) + parts["bias"]) - parts[
-            "mean"
-        ]
-        separate &= bool((own == centered * parts["factor"] + parts["offset"]).all())
-        once = fused_multiply_add(centered, parts["factor"], parts["offset"])
-        fused &= bool((own == once).all())
-    if not fused and not separate:
-        raise DeployError(
-            f"the scores of {block.op.name} cannot be reproduced: they are computed in "
-            f"{block.layer.dtype or 'float32'}, and not as (sum + bias - mean) * factor + offset"
-        )
-    return fused
+        real = rows.astype(np.float32) * np.float32(rule.scale)
+        scores = ((real + parts["bias"]) - parts["mean"]) * parts["factor"] + parts["offset"]
+        if (own != scores).any():
+            raise DeployError(
+                f"the scores of {block.op.name} cannot be reproduced: they are computed in "
+                f"{block.layer.dtype or 'float32'}, and not as (sum + bias - mean) * factor + "
+                "offset"
+            )

@@ -178,8 +178,7 @@ def _scores(name: str, rule: Scores, sums: jax.Array, arrays: Arrays) -> jax.Arr
     real = sums.astype(jnp.float32)
     if rule.scale != 1:
         real = apart(real * np.float32(rule.scale))
-    product = (apart(real + bias) - mean) * factor
-    return (product if rule.fused else apart(product)) + offset
+    return apart((apart(real + bias) - mean) * factor) + offset
 
 
 def _flatten(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

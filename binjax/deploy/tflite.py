@@ -4,8 +4,8 @@ What is exact there: every sum is a whole number below 2^24 (more products are r
 TensorFlow Lite holds it as float32, so that any order of summation and any fused product gives it;
 it is compared with whole thresholds. So all bits are those of the packed model, on kernels that
 multiply and add (not on transformed convolutions, as some GPU delegates compute them). Scores are
-computed as :class:`~binjax.deploy.graph.Scores` says, each operation rounded; where its ``fused``
-is set the last bit can differ. Layers that stayed float are rounded as their runtime pleases.
+computed as :class:`~binjax.deploy.graph.Scores` says, each operation rounded. Layers that stayed
+float are rounded as their runtime pleases.
 
 How:
 

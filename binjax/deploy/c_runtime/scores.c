@@ -1,3 +1,4 @@
+/* Each operation is rounded: a compiler may not contract what goes through a volatile. */
 static void make_scores(const int32_t *sums, int32_t n, float scale, const float *bias,
                         const float *mean, const float *factor, const float *offset,
                         float *scores) {
@@ -6,6 +7,8 @@ static void make_scores(const int32_t *sums, int32_t n, float scale, const float
     value = value * scale;
     value = value + bias[j];
     value = value - mean[j];
-    scores[j] = multiply_add(value, factor[j], offset[j]);
+    value = value * factor[j];
+    value = value + offset[j];
+    scores[j] = value;
   }
 }
