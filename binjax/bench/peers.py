@@ -91,7 +91,7 @@ def bnn_lab_predict(graph: Graph, arrays: Mapping[str, Array], threads: int) -> 
         LeftOut: bnn-lab, its native kernel or torch is not installed; the network has convolutions.
     """
     if any(isinstance(op, Conv) for op in graph.ops):
-        raise LeftOut("it has its kernels were tried on dense layers only")
+        raise LeftOut("its kernels were tried on dense layers only")
     torch = _imported("torch")
     _imported("bnn")
     kernels = importlib.import_module("bnn.kernels")
