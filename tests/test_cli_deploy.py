@@ -163,6 +163,48 @@ def test_predict_refuses(exported, tmp_path, capsys):
     assert "holds no image" in message(tmp_path / "none.npy")
 
 
+def test_predict_refuses_what_it_would_misread(exported, tmp_path, capsys):
+    def message(path):
+        return mistake(capsys, "predict", exported, path)
+
+    deep = Image.fromarray(np.full((28, 28), 40_000, np.uint16))
+    deep.save(tmp_path / "deep.png")
+    assert "deep.png: has more than 8 bits a channel" in message(tmp_path / "deep.png")
+    frames = [Image.fromarray(np.full((28, 28), v, np.uint8)) for v in (0, 99)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    assert "two.gif: holds several pictures" in message(tmp_path / "two.gif")
+    np.savez(tmp_path / "a.npz", np.zeros((28, 28), np.uint8))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    assert "a.npy: is an archive of arrays" in message(tmp_path / "a.npy")
+    (tmp_path / "b.npy").write_bytes(b"\x93NUMPY\x01\x00\x0a\x00{'descr': (")
+    assert "b.npy: is no readable .npy file" in message(tmp_path / "b.npy")
+    status = cli("predict", exported, ROOT / "configs" / "sample.png", "--backend", "triton")
+    assert status == 2 and "binjax: predict: backend='triton'" in capsys.readouterr().err
+
+
+def test_certificates_belong_to_their_file(run, exported, tmp_path, capsys):
+    path = tmp_path / "m.binjax"
+    assert cli("export", run, "--out", path, "--random", 10) == 0
+    proof = tmp_path / "m.binjax.proof.json"
+    assert proof.exists()
+    assert cli("export", exported, "--out", path) == 0
+    assert not proof.exists()
+    message = mistake(capsys, "prove", run, path, "--random", 0, "--certificate", path)
+    assert "is the model itself" in message and deploy.load(path)
+
+
+def test_mistakes_are_found_before_the_proof(run, tmp_path, monkeypatch, capsys):
+    def never(*arguments, **options):
+        raise AssertionError("a proof was begun")
+
+    monkeypatch.setattr("binjax.cli.network.prove", never)
+    for words, message in (
+        (("--out", tmp_path), "is a folder"),
+        (("--out", tmp_path / "c", "--format", "c", "--name", "3x"), "a C identifier"),
+    ):
+        assert message in mistake(capsys, "export", run, *words)
+
+
 def test_other_formats(exported, tmp_path, capsys):
     out = tmp_path / "m.stablehlo"
     status, text, _ = words_of(capsys, "export", exported, "--format", "stablehlo", "--out", out)

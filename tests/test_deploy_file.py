@@ -163,7 +163,7 @@ def changed(model, change):
         (lambda g: g["ops"][0].update(outputs=1 << 31), "conv1 has the size 2147483648"),
         (
             lambda g: g["ops"][-1].update(outputs=1 << 30),
-            "dense4.bias is float32.3., its operation",
+            "dense4 takes 1,073,741,824 elements",
         ),
         (lambda g: g["ops"][0].update(outputs=True), "conv1 has the size True"),
         (lambda g: g["ops"][0].update(outputs="9"), "conv1 has the size '9'"),
@@ -176,6 +176,21 @@ def changed(model, change):
         (lambda g: g["ops"][0].update(operand="bits"), "conv1 .conv. takes bits, not pixels"),
         (lambda g: g["ops"][1].update(name="conv1"), "two operations have one name"),
         (lambda g: g["ops"].pop(), "does not end in scores"),
+        (
+            lambda g: (
+                g["ops"][1].update(groups=3),
+                g["ops"][1]["geometry"].update(channels=3),
+            ),
+            "conv2 .conv. has 3 groups of 3 channels, no words",
+        ),
+        (lambda g: g["ops"][0].update(name="a\ud800"), "wants a text, not 'a.ud800'"),
+        (lambda g: g["ops"][0].update(kind="x" * 100_000), "operation 0 is 'xxx"),
+        (
+            lambda g: g["ops"][0]["geometry"].update(
+                padding=[1 << 20] * 4, strides=[(1 << 21) - 2] * 2
+            ),
+            "conv1 takes [0-9,]+ elements",
+        ),
         (lambda g: g.update(ops=[]), "no operations"),
         (lambda g: g["image"].update(shape=[4, 4, 2]), "conv1 .conv. takes .h, w, 1."),
         (

@@ -11,7 +11,7 @@ import binjax
 from binjax import deploy
 from binjax.deploy.floats import PixelScaling
 from binjax.deploy.graph import Affine, Real, ToFloat
-from binjax.deploy.prove import prove
+from binjax.deploy.prove import ProofError, prove
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, MaxPool, Sequential
 
 SHAPE = (8, 6, 3)
@@ -65,10 +65,27 @@ def test_scores(packed, tmp_path):
 
 
 def test_they_are_listed_and_not_proven(packed):
-    found = prove(network(), packed, reference, {}, n_random=100)
+    found = prove(network(), packed, reference, {}, pixel_scaling=SCALING, n_random=100)
     assert found.float_layers == packed.graph.float_layers
     assert [layer.name for layer in found.layers] == ["conv2", "conv4", "dense5"]
     assert found.mismatches <= 10
+
+
+def test_wrong_float_layers_are_found(packed):
+    for name in ("scaled.inverse", "conv1.kernel", "dense6-norm1.factor"):
+        tensors = {**packed.tensors, name: packed.tensors[name] * np.float32(-50)}
+        wrong = deploy.PackedModel(packed.graph, tensors)
+        with pytest.raises(ProofError, match=f"{name} is not what the trained network folds to"):
+            prove(network(), wrong, reference, {}, pixel_scaling=SCALING, n_random=0)
+    with pytest.raises(ProofError, match="random image"):  # another network than the one packed
+        prove(
+            network(),
+            packed,
+            lambda images: -reference(images),
+            {},
+            pixel_scaling=SCALING,
+            n_random=20,
+        )
 
 
 def test_refused_unless_asked_for():

@@ -185,6 +185,10 @@ def test_what_rises():
             "odd .Linear. cannot be folded",
         ),
         ({"flatten": Flatten()}, "no binary layer"),
+        (
+            {"conv1": BinaryConv(8, 4, pad_value=0.5, **RNGS)},
+            r"conv1: its border of 0\.5 cannot be exported",
+        ),
     ],
 )
 def test_refusals_name_the_layer(layers, message):

@@ -1,12 +1,16 @@
 """Proofs: certificates of what was compared, and counter-examples of what is not equal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from deployed import images_for, randomize, scores_of
 from flax import nnx
 
 from binjax import deploy, models
+from binjax.deploy.graph import MaxPool
 from binjax.deploy.prove import ProofError, prove, random_images
+from binjax.layers import BatchNorm, BinaryConv, Sequential
 from binjax.models.options import Compute
 
 SHAPE = (8, 8, 1)
@@ -120,8 +124,47 @@ def test_another_network(packed, reference):
     with pytest.raises(deploy.DeployError, match="of another network: dense3 differs"):
         prove(other, packed, reference, {}, n_random=0)
     mlp = models.mlp(SHAPE, 4, widths=(5,), input_dropout=0, pixels=True, rngs=nnx.Rngs(0))
-    with pytest.raises(deploy.DeployError, match="other names"):
+    with pytest.raises(deploy.DeployError, match="conv1 stands where the network has flatten"):
         prove(mlp, packed, reference, {}, n_random=0)
+
+
+def test_another_structure_is_found_without_images(packed, reference):
+    def refused(ops, tensors=packed.tensors):
+        model = deploy.PackedModel(replace(packed.graph, ops=ops), tensors)
+        with pytest.raises(deploy.DeployError, match=r"of another network|belongs to no") as error:
+            prove(network(), model, reference, {}, n_random=0)
+        return str(error.value)
+
+    ops = packed.graph.ops
+    at = next(i for i, op in enumerate(ops) if isinstance(op, MaxPool))
+    wider = replace(ops[at], window=(1, 1))
+    assert "pool2 differs" in refused((*ops[:at], wider, *ops[at + 1 :]))
+    extra = MaxPool("more", (1, 1), (1, 1))
+    flips = {**packed.tensors, "more.flip": packed.tensors["pool2.flip"]}
+    assert "more stands where" in refused((*ops[: at + 1], extra, *ops[at + 1 :]), flips)
+    renamed = replace(ops[at], name="p")
+    names = {n.replace("pool2.", "p."): a for n, a in packed.tensors.items()}
+    assert "p stands where the network has pool2" in refused(
+        (*ops[:at], renamed, *ops[at + 1 :]), names
+    )
+    assert "unused belongs to no operation" in refused(
+        ops, {**packed.tensors, "unused": flips["more.flip"]}
+    )
+
+
+def test_a_network_that_ends_in_a_convolution():
+    def build(backend):
+        rngs = nnx.Rngs(0)
+        layers = {
+            "conv1": BinaryConv(1, 8, pixels=True, rngs=rngs),
+            "norm1": BatchNorm(8),
+            "conv2": BinaryConv(8, 5, (8, 8), padding="VALID", backend=backend, rngs=rngs),
+            "norm2": BatchNorm(5),
+        }
+        return randomize(Sequential(layers))
+
+    packed = deploy.pack(build("auto"), SHAPE)
+    assert prove(build("auto"), packed, scores_of(build("float")), {}, n_random=30).mismatches == 0
 
 
 def test_the_same_architecture_with_other_weights(packed, reference):

@@ -121,3 +121,24 @@ def test_training_speeds_are_rows_of_the_csv():
             ms, ratio, memory = known[net, variant]
             wanted = f"{ms} ({ratio}×)" + (f"; {memory}" if memory else "")
             assert cell == wanted, (net, variant)
+
+
+def test_inference_speeds_are_rows_of_the_csv():
+    text = (ROOT / "docs" / "bench_infer.csv").read_text(encoding="utf-8")
+    rows = {
+        (row["net"], row["batch"], row["threads"], row["contestant"]): row
+        for row in csv.DictReader(text.splitlines())
+    }
+    table = re.findall(r"^\| `([\w-]+)`, (\d+), (\d) ((?:\| [^|]* )+)\|$", README, re.M)
+    assert len(table) == 14
+    columns = ("packed", "c", "float-xla", "torch", "bnn-lab", "larq", "lce")
+    for net, batch, threads, cells in table:
+        shown = (cell.strip() for cell in cells.strip("| ").split("|"))
+        for contestant, cell in zip(columns, shown, strict=True):
+            row = rows.get((net, batch, threads, contestant))
+            if row is None:
+                assert cell == "–"
+                continue
+            ms = f"{float(row['median_ms']):.3g}"
+            ratio = "" if contestant == "float-xla" else f" ({float(row['ratio']):.3g}×)"
+            assert cell == ms + ratio, (net, batch, threads, contestant)

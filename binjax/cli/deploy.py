@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def run_export(args: argparse.Namespace) -> int:
     """Pack, prove, write."""
     source, out = Path(args.source), Path(args.out)
     _check_random(args)
+    _check_output(out, args)
     if source.is_file():
         from binjax import deploy
 
@@ -87,9 +89,24 @@ def run_export(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     """Read another framework's weights into a config's network; pack, prove, write."""
     _check_random(args)
+    _check_output(Path(args.out), args)
     from binjax.cli.network import of_weights
 
     return _export(of_weights(Path(args.config), Path(args.weights)), Path(args.out), args)
+
+
+def _check_output(out: Path, args: argparse.Namespace) -> None:
+    """Find mistakes before minutes have been spent on a proof."""
+    if args.format == "c":
+        from binjax.deploy.c import check_name
+
+        check_name(args.name)
+    elif not out.name or out.is_dir():
+        raise ConfigError(f"export: --out: {out} is a folder; give the name of a file")
+    if args.format in ("stablehlo", "tflite") and importlib.util.find_spec("flatbuffers") is None:
+        raise ConfigError(
+            f"export: --format {args.format} needs flatbuffers: pip install 'binjax[export]'"
+        )
 
 
 def _export(network: Network, out: Path, args: argparse.Namespace) -> int:
@@ -115,6 +132,8 @@ def run_prove(args: argparse.Namespace) -> int:
     from binjax.cli.network import of_run
 
     packed = deploy.load(args.file)
+    if args.certificate and Path(args.certificate).resolve() == Path(args.file).resolve():
+        raise ConfigError(f"prove: --certificate: {args.certificate} is the model itself")
     network = of_run(Path(args.run), args.data_dir, last=args.last)
     certificate = network.prove(packed, args.random)
     print(_in_words(certificate))
@@ -139,8 +158,14 @@ def run_predict(args: argparse.Namespace) -> int:
     from binjax import deploy
     from binjax.data.images import read_images
 
-    model = deploy.load(args.file, backend=args.backend)
+    try:
+        model = deploy.load(args.file, backend=args.backend)
+    except deploy.DeployError:
+        raise
+    except ValueError as error:  # a back end that is not there
+        raise ConfigError(f"predict: {error}") from None
     images, names = read_images(args.images, model.graph.image.shape, model.graph.image.dtype)
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
     scores = np.concatenate([np.asarray(model(part)) for part in _parts(images)])
     width = max(len(name) for name in ["image", *names])
     if not args.json:
@@ -158,9 +183,14 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def _write(packed: PackedModel, out: Path, args: argparse.Namespace) -> None:
     if args.format == "binjax":
+        from binjax import deploy
+        from binjax.deploy.file import to_bytes
         from binjax.deploy.inspect import describe, totals
 
         packed.save(out)
+        _certificate_of(out).unlink(missing_ok=True)
+        if out.read_bytes() != to_bytes(packed.graph, packed.tensors):
+            raise deploy.DeployError(f"{out}: is not what was written; is the disk full?")
         print(f"{out}: {totals(describe(packed, out))}")
     elif args.format == "stablehlo":
         from binjax.deploy.stablehlo import write_stablehlo
@@ -191,10 +221,14 @@ def _write_certificate(certificate: Certificate, file: Path, named: str | None) 
     from binjax.deploy.file import sha256_of
     from binjax.train.rundir import write_atomic
 
-    path = Path(named) if named else file.with_name(f"{file.name}.proof.json")
+    path = Path(named) if named else _certificate_of(file)
     found = {"file": file.name, "sha256": sha256_of(file), **certificate.as_json()}
     write_atomic(path, json.dumps(found, indent=1) + "\n")
     print(f"certificate: {path}")
+
+
+def _certificate_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.proof.json")
 
 
 def _in_words(certificate: Certificate) -> str:

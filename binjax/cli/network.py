@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from binjax.summary import summarize
 from binjax.train import RunFolder, Trained, load_data, make_task, pixel_scaling, restore_run
 
 _FLOAT_MACS = 2e12
-"""Multiply-accumulates of float products worth a proof: some ten seconds on two cores."""
+"""Multiply-accumulates of float products of each set of images in a proof: 10 s and more."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Network:
             packed,
             floats.scores(),
             {"test": self.test_images} if len(self.test_images) else {},
+            pixel_scaling=pixel_scaling(self.config.data.scaling),
             kernels=trained.scores(),
             in_floats=int(_FLOAT_MACS / macs),
             n_random=n_random,
@@ -88,9 +89,11 @@ def of_run(root: Path, data_dir: str | None, *, last: bool) -> Network:
         raise ConfigError(f"{root}: is neither a run folder (no config.toml) nor a file")
     config = _for_deployment(configs.load(path, ["--data.dir", data_dir] if data_dir else []), root)
     dataset = load_data(config)
+    once = restore_run(config, RunFolder(root), dataset, warn, last=last)
 
     def trained(config: Config) -> Trained:
-        return restore_run(config, RunFolder(root), dataset, warn, last=last)
+        task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
+        return replace(once, task=task)
 
     return Network(config, trained, dataset.test.images, dataset.image_shape)
 

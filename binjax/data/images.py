@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -65,8 +66,11 @@ def _read_array(path: Path) -> np.ndarray:
         found: np.ndarray = np.load(path, allow_pickle=False)
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: is no readable .npy file: {str(error).splitlines()[0]}") from None
+    except (ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
+        why = (str(error).splitlines() or ["it is damaged"])[0]
+        raise DataError(f"{path}: is no readable .npy file: {why}") from None
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{path}: is an archive of arrays (.npz); give one array as .npy")
     return found
 
 
@@ -77,7 +81,13 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
         )
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise DataError(f"{path}: has more than 8 bits a channel; the network takes 8")
+            if getattr(image, "n_frames", 1) > 1:
+                raise DataError(f"{path}: holds several pictures; save the one you mean")
             found = np.asarray(image.convert(_MODES[channels]))
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{path}: is no picture that can be read") from None
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:

@@ -210,6 +210,11 @@ def _floats_because(named: Named, *, first: bool, image: Image) -> str | None:
     layer = named.module
     if not isinstance(layer, Layer):
         raise DeployError(f"{named.name}: {type(layer).__name__} cannot be exported")
+    if layer.pad_value not in (-1, 0, 1):
+        raise DeployError(
+            f"{named.name}: its border of {layer.pad_value:g} cannot be exported; take pad_value "
+            "-1, 0 or 1"
+        )
     if layer.pixels is not None and not first:
         raise DeployError(f"{named.name} takes pixels but is not the first layer")
     if precision(layer.kernel_quantizer) != 1:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -17,6 +15,7 @@ from binjax.deploy import c_layout
 from binjax.deploy.c_layout import Buffer, Product, Stage
 from binjax.deploy.graph import Conv, Dense, DeployError, Flatten, MaxPool, Scores, Sign
 from binjax.deploy.packed import PackedModel
+from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD, words_for
 
 _RUNTIME = ("begin", "count_avx512", "count_avx2", "count_neon", "count_portable", "layer")
@@ -97,8 +96,7 @@ def write_c(packed: PackedModel, folder: Path, name: str = "model") -> CExport:
     Raises:
         DeployError: an operation that cannot be exported, a bad name, an unwritable folder.
     """
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name.lower() == "main":
-        raise DeployError(f"name is {name!r}; a C identifier is needed, other than main")
+    check_name(name)
     program = _program(packed)
     places, words = program.places()
     weight_bytes = sum(values.nbytes for _, values in program.arrays)
@@ -111,22 +109,18 @@ def write_c(packed: PackedModel, folder: Path, name: str = "model") -> CExport:
     }
     paths = tuple(Path(folder) / file for file in texts)
     for path, text in zip(paths, texts.values(), strict=True):
-        _write(path, text)
+        write_bytes(path, "".join(text).encode("ascii"))
     return CExport(paths, 4 * words, weight_bytes)
 
 
-def _write(path: Path, text: Iterable[str]) -> None:
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="ascii", newline="\n") as file:
-            file.writelines(text)
-        temporary.replace(path)
-    except OSError as error:
-        raise DeployError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+def check_name(name: str) -> None:
+    """Refuse what functions in C cannot be called after.
+
+    Raises:
+        DeployError: no identifier, or ``main``.
+    """
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name.lower() == "main":
+        raise DeployError(f"name is {name!r}; a C identifier is needed, other than main")
 
 
 def _fields(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from binjax.deploy.graph import (
     Dense,
     DeployError,
     Graph,
+    Real,
     Tensors,
     Threshold,
     expected_tensors,
@@ -31,17 +33,18 @@ from binjax.deploy.graph import (
     shapes,
 )
 from binjax.deploy.graph_json import (
-    LARGEST_SIZE,
     FormatError,
     graph_from_json,
     graph_to_json,
 )
 from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD
+from binjax.xnor.pixel_ops import LARGEST_K
 
 VERSION = 1
 _NO_DIGEST = "0" * 64
 _LARGEST_HEADER = 16 << 20
+_LARGEST_IMAGE = 1 << 28  # elements that an operation takes or gives, for one image
 
 
 def write(path: Path, graph: Graph, tensors: Tensors) -> None:
@@ -102,22 +105,24 @@ def from_bytes(data: bytes) -> tuple[Graph, dict[str, np.ndarray]]:
 
 
 def _check_sizes(graph: Graph) -> None:
-    for name, shape in zip(
-        ["image", *(op.name for op in graph.ops)], _all_shapes(graph), strict=True
-    ):
-        if math.prod(shape) >= LARGEST_SIZE:
-            raise FormatError(
-                f"does not hold a network: {name} has {math.prod(shape):,} elements for one image"
-            )
-
-
-def _all_shapes(graph: Graph) -> list[tuple[int, ...]]:
+    """Refuse what would fill the memory, before anything is allocated."""
     try:
-        return [graph.image.shape, *shapes(graph)]
+        found = shapes(graph)
     except FormatError:
         raise
     except DeployError as error:
         raise FormatError(f"does not hold a network: {error}") from None
+    for op, before, after in zip(graph.ops, [graph.image.shape, *found], found, strict=False):
+        count = max(math.prod(before), math.prod(after))
+        if isinstance(op, Conv | Real) and op.geometry is not None:
+            top, bottom, left, right = op.geometry.padding
+            count = max(count, (before[0] + top + bottom) * (before[1] + left + right) * before[2])
+        if count >= _LARGEST_IMAGE:
+            raise FormatError(f"does not hold a network: {op.name} takes {count:,} elements")
+        if isinstance(op, Dense | Conv) and op.operand == "pixels" and op.elements > LARGEST_K:
+            raise FormatError(
+                f"does not hold a network: {op.name} sums {op.elements} pixels, {LARGEST_K} at most"
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -190,7 +195,8 @@ def _about(data: bytes) -> dict[str, Any]:
             f"is of format version {version}, this binjax reads up to {VERSION}; upgrade binjax"
         )
     _require(version == VERSION, f"there is no format version {version!r}"[:80])
-    _require(known and isinstance(digest, str) and len(digest) == 64, "it has no digest")
+    _require(known and isinstance(digest, str), "it has no digest")
+    _require(re.fullmatch("[0-9a-f]{64}", digest) is not None, "it has no digest")
     found: dict[str, Any] = about
     return found
 

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from binjax.packing import words_for
+from binjax.packing import WORD, words_for
 from binjax.xnor.geometry import Geometry, Pair
 
 Operand = Literal["pixels", "bits"]
@@ -277,6 +277,8 @@ def _after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], 
         channels = op.groups * op.geometry.channels
         fits = len(shape) == 3 and shape[2] == channels
         _check(op, fits, f"takes [h, w, {channels}], not {list(shape)}")
+        whole = op.groups == 1 or op.geometry.channels % WORD == 0
+        _check(op, whole, f"has {op.groups} groups of {op.geometry.channels} channels, no words")
         high, wide = op.geometry.output(shape[:2], op.kernel)
         _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
         out = (high, wide, op.outputs)

@@ -71,7 +71,7 @@ def graph_from_json(value: Any) -> Graph:
     image = _fields("image", top["image"], {"shape", "dtype", "scaling"})
     scaling, dtype = _text("image.scaling", image["scaling"]), image["dtype"]
     if dtype not in ("uint8", "float32"):
-        raise FormatError(f"does not hold a network: images of dtype {dtype!r}")
+        raise FormatError(f"does not hold a network: images of dtype {_short(dtype)}")
     height, width, channels = _sizes("image.shape", image["shape"], 3)
     if not isinstance(top["ops"], list) or not top["ops"]:
         raise FormatError("does not hold a network: it has no operations")
@@ -86,8 +86,8 @@ def _op(i: int, value: Any) -> Op:
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise FormatError(
-            f"does not hold a network that this binjax knows: operation {i} is {kind!r}; known: "
-            f"{', '.join(_KINDS)}"
+            f"does not hold a network that this binjax knows: operation {i} is {_short(kind)}; "
+            f"known: {', '.join(_KINDS)}"
         )
     made = _KINDS[kind]
     names = {field.name for field in dataclasses.fields(made)}
@@ -103,7 +103,7 @@ def _op(i: int, value: Any) -> Op:
         return _real(name, found)
     operand = found["operand"]
     if operand not in ("pixels", "bits"):
-        raise FormatError(f"does not hold a network: {name} multiplies {operand!r}")
+        raise FormatError(f"does not hold a network: {name} multiplies {_short(operand)}")
     if made is ToFloat:
         return ToFloat(name, operand)
     outputs = _size(name, found["outputs"])
@@ -135,7 +135,7 @@ def _rule(name: str, value: Any) -> Threshold | Scores:
     if found["kind"] != "scores":
         raise FormatError(f"does not hold a network: {name}.rule")
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e6:
-        raise FormatError(f"does not hold a network: {name} has the scale {scale!r}")
+        raise FormatError(f"does not hold a network: {name} has the scale {_short(scale)}")
     return Scores(float(scale))
 
 
@@ -144,7 +144,9 @@ def _geometry(name: str, value: Any) -> Geometry:
     strides, dilation = (_sizes(name, found[f], 2) for f in ("strides", "dilation"))
     top, bottom, left, right = _sizes(name, found["padding"], 4, least=0)
     if found["pad_value"] not in (-1, 0, 1) or isinstance(found["pad_value"], bool):
-        raise FormatError(f"does not hold a network: {name} has a border of {found['pad_value']!r}")
+        raise FormatError(
+            f"does not hold a network: {name} has a border of {_short(found['pad_value'])}"
+        )
     return Geometry(
         _size(name, found["channels"]),
         (strides[0], strides[1]),
@@ -161,20 +163,28 @@ def _fields(what: str, value: Any, names: set[str]) -> dict[str, Any]:
 
 
 def _text(what: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise FormatError(f"does not hold a network: {what} wants a text, not {value!r}")
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 1000:
+        raise FormatError(f"does not hold a network: {what} wants a text, not {_short(value)}")
     return value
 
 
 def _sizes(what: str, value: Any, count: int, least: int = 1) -> list[int]:
     if not isinstance(value, list) or len(value) != count:
-        raise FormatError(f"does not hold a network: {what} wants {count} numbers, not {value!r}")
+        raise FormatError(
+            f"does not hold a network: {what} wants {count} numbers, not {_short(value)}"
+        )
     return [_size(what, v, least) for v in value]
 
 
 def _size(what: str, value: Any, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < LARGEST_SIZE:
         raise FormatError(
-            f"does not hold a network: {what} has the size {value!r}, outside of [{least}, 2**31)"
+            f"does not hold a network: {what} has the size {_short(value)}, outside of "
+            f"[{least}, 2**31)"
         )
     return value
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) < 60 else f"{text[:50]}..."

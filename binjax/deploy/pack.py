@@ -164,6 +164,9 @@ def _check_scores(block: Block, rule: Scores, parts: Arrays) -> None:
     Raises:
         DeployError: they differ.
     """
+    for part in ("factor", "offset"):
+        if not np.isfinite(parts[part]).all():
+            raise DeployError(f"the norm behind {block.op.name} has a {part} that is not finite")
     values, variables = jax.jit(block.values), block.variables
     for sums in fold.all_sums(block.op):
         rows = np.broadcast_to(sums[:, None], (len(sums), block.op.outputs))
@@ -172,7 +175,6 @@ def _check_scores(block: Block, rule: Scores, parts: Arrays) -> None:
         scores = ((real + parts["bias"]) - parts["mean"]) * parts["factor"] + parts["offset"]
         if (own != scores).any():
             raise DeployError(
-                f"the scores of {block.op.name} cannot be reproduced: they are computed in "
-                f"{block.layer.dtype or 'float32'}, and not as (sum + bias - mean) * factor + "
-                "offset"
+                f"the scores of {block.op.name} are not float32 (sum + bias - mean) * factor + "
+                "offset; compute the last layer in float32, and pixels from -1 to 1"
             )

@@ -5,9 +5,10 @@ sum it can meet, then scores, bit for bit.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from flax import nnx
 
 from binjax.deploy import fold
 from binjax.deploy.build import Block
-from binjax.deploy.graph import Conv, Dense, DeployError, Graph, Real, Tensors, largest_sum, shapes
-from binjax.deploy.pack import blocks_of, pack_block
+from binjax.deploy.floats import PixelScaling
+from binjax.deploy.graph import DeployError, Graph, Tensors, largest_sum, shapes
+from binjax.deploy.graph_json import graph_to_json
+from binjax.deploy.pack import blocks_of, pack
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.words import unpack_last
 
@@ -26,6 +29,7 @@ Reference = Callable[[Any], jax.Array]
 
 _BATCH_BYTES = 1 << 28  # of activations, roughly, that exist at a time
 _LARGEST_BATCH = 1000
+_ALIKE = 0.9
 
 
 class ProofError(DeployError):
@@ -83,6 +87,7 @@ def prove(
     reference: Reference,
     images: dict[str, np.ndarray],
     *,
+    pixel_scaling: PixelScaling | None = None,
     kernels: Reference | None = None,
     in_floats: int | None = None,
     n_random: int = 100_000,
@@ -95,6 +100,7 @@ def prove(
         packed: what claims to be the same.
         reference: the network as it evaluates images, with products of floats.
         images: by name, what to compare scores on, such as all test images.
+        pixel_scaling: as for :func:`binjax.deploy.pack`.
         kernels: the network with the packed products it was trained on, for images beyond
             ``in_floats`` of each name: float products of large networks take hours.
         in_floats: images of each name that are compared with ``reference``; None is all.
@@ -106,7 +112,7 @@ def prove(
         DeployError: the packed model is of another network.
     """
     began = time.monotonic()
-    layers = prove_thresholds(model, packed.graph, packed.tensors)
+    layers = prove_thresholds(model, packed, pixel_scaling)
     counts, floats, different = {}, 0, 0
     sources = {name: (len(array), _batches(array, packed.graph)) for name, array in images.items()}
     sources["random"] = n_random, random_images(packed.graph, n_random, seed)
@@ -122,7 +128,7 @@ def prove(
         images=counts,
         in_floats=floats,
         network=digest_of_variables(model),
-        model=digest_of_arrays(packed.tensors),
+        model=digest_of_model(packed),
         mismatches=different,
         float_layers=packed.graph.float_layers,
         jax=jax.__version__,
@@ -131,43 +137,72 @@ def prove(
     )
 
 
-def prove_thresholds(model: nnx.Module, graph: Graph, tensors: Tensors) -> list[LayerProof]:
-    """Compare weights with the network's, and every threshold with its float expression.
+def prove_thresholds(
+    model: nnx.Module, packed: PackedModel, pixel_scaling: PixelScaling | None = None
+) -> list[LayerProof]:
+    """Compare a packed model with what the network packs to, whole, and every threshold with the
+    network's float expression.
 
     Raises:
         ProofError: the first difference.
+        DeployError: the packed model is of another network.
     """
-    blocks, _, image = blocks_of(
+    graph, tensors = packed.graph, packed.tensors
+    allow_float = bool(graph.float_layers)
+    wanted = pack(
+        model,
+        graph.image.shape,
+        scaling=graph.image.scaling,
+        allow_float=allow_float,
+        pixel_scaling=pixel_scaling,
+    )
+    _compare_graphs(wanted.graph, graph)
+    for name, array in wanted.tensors.items():
+        if name not in tensors or not np.array_equal(array, tensors[name]):
+            raise ProofError(f"{name} is not what the trained network folds to")
+    if {*tensors} != {*wanted.tensors}:
+        raise ProofError(f"{min({*tensors} - {*wanted.tensors})} belongs to no operation")
+    blocks, _, _ = blocks_of(
         model,
         graph.image.shape,
         graph.image.scaling,
         pixels=graph.image.dtype == "uint8",
-        allow_float=bool(graph.float_layers),
+        allow_float=allow_float,
     )
-    ops = [op for op in graph.ops if isinstance(op, Dense | Conv | Real)]
-    if image != graph.image or [b.op.name for b in blocks] != [op.name for op in ops]:
-        raise DeployError("the packed model is of another network: its layers have other names")
-    for block, op in zip(blocks, ops, strict=True):
-        packed_to = isinstance(op, Dense | Conv) and replace(op, rule=block.op.rule)
-        if packed_to != (block.floats is None and block.op):
-            raise DeployError(f"the packed model is of another network: {op.name} differs")
     found = []
-    for block, op in zip(blocks, ops, strict=True):
-        own, arrays = pack_block(block)
-        if op not in own:
-            raise ProofError(f"{op.name}: what becomes of its sums is not what it folds to")
-        for name, array in arrays.items():
-            if not np.array_equal(array, tensors[name]):
-                raise ProofError(f"{name} is not what the trained network folds to")
-        if block.quantizer is None or isinstance(op, Real):
+    for block in blocks:
+        if block.quantizer is None or block.floats is not None:
             continue
-        largest = largest_sum(op)
-        count = _prove_block(block, op, tensors)
-        found.append(LayerProof(op.name, op.outputs, -largest, largest, count))
+        largest = largest_sum(block.op)
+        count = _prove_block(block, tensors)
+        found.append(LayerProof(block.op.name, block.op.outputs, -largest, largest, count))
     return found
 
 
-def _prove_block(block: Block, op: Dense | Conv, tensors: Tensors) -> int:
+def _compare_graphs(wanted: Graph, graph: Graph) -> None:
+    if wanted == graph:
+        return
+    if wanted.image != graph.image:
+        raise DeployError(
+            f"the packed model is of another network: it takes {graph.image.dtype} images of "
+            f"{graph.image.shape}, scaled as {graph.image.scaling or 'nobody says'}"
+        )
+    for own, other in zip(wanted.ops, graph.ops, strict=False):
+        if own.name != other.name:
+            raise DeployError(
+                f"the packed model is of another network: {other.name} stands where the network "
+                f"has {own.name}"
+            )
+        if own != other:
+            raise DeployError(f"the packed model is of another network: {other.name} differs")
+    raise DeployError(
+        f"the packed model is of another network: it has {len(graph.ops)} operations, the network "
+        f"{len(wanted.ops)}"
+    )
+
+
+def _prove_block(block: Block, tensors: Tensors) -> int:
+    op = block.op
     flip = unpack_last(tensors[f"{op.name}.flip"], op.outputs)
     for pool in block.pools:
         flip = flip ^ unpack_last(tensors[f"{pool.name}.flip"], op.outputs)
@@ -193,14 +228,19 @@ def compare_scores(
         what: they are, for the message.
 
     Returns:
-        How many images differ: 0 but with float layers, whose rounding is the compiler's.
+        How many images differ: 0 but with float layers, whose rounding is the compiler's, and
+        may turn signs behind them.
 
     Raises:
-        ProofError: the first image for which they differ.
+        ProofError: the first image for which they differ; with float layers, if classes do in more
+            than a tenth of the images.
     """
-    own, wanted = np.asarray(packed(images)), np.asarray(reference(images), np.float32)
+    own = np.asarray(packed(images))
+    wanted = np.asarray(reference(images), np.float32).reshape(len(images), -1)
+    if own.shape != wanted.shape:
+        raise ProofError(f"the network gives {wanted.shape[1]} scores, the packed model others")
     differs = own.view(np.uint32) != wanted.view(np.uint32)
-    if packed.graph.float_layers:
+    if packed.graph.float_layers and (own.argmax(1) == wanted.argmax(1)).mean() >= _ALIKE:
         return int(differs.any(1).sum())
     if differs.any():
         image, label = (int(i) for i in np.argwhere(differs)[0])
@@ -237,6 +277,12 @@ def digest_of_variables(model: nnx.Module) -> str:
         "/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model))
     }
     return digest_of_arrays(flat)
+
+
+def digest_of_model(packed: PackedModel) -> str:
+    """sha256 of a packed model's graph and arrays."""
+    graph = json.dumps(graph_to_json(packed.graph), sort_keys=True)
+    return hashlib.sha256((graph + digest_of_arrays(packed.tensors)).encode()).hexdigest()
 
 
 def digest_of_arrays(arrays: Tensors) -> str:

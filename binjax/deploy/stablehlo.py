@@ -19,8 +19,8 @@ PLATFORMS = ("cpu", "cuda")
 def to_stablehlo(packed: PackedModel) -> export.Exported:
     """The model as a function of images ``[n, h, w, c]``, n symbolic, weights inside.
 
-    It holds no custom call: whoever runs StableHLO runs it, with the same integers. Scores are
-    rounded by that compiler, which may fuse the last product and sum, or not.
+    It holds no custom call of ours: whoever runs StableHLO runs it, with the same integers. Another
+    compiler than XLA may round scores otherwise.
 
     Raises:
         DeployError: the model cannot be lowered for any batch size.

@@ -16,6 +16,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DeployError: it cannot be written.
     """
+    if not path.name or path.is_dir():
+        raise DeployError(f"{path}: is a folder; give the name of a file")
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,10 @@ inline ffi::ErrorOr<ConvShape> conv_shape(Sizes xs, Sizes ws, Sizes result, int6
            s.pad[2 * axis + 1] >= 0 && taps > 0 &&
            (out == 0 || (out - 1) * s.stride[axis] + (taps - 1) * s.dilation[axis] < size);
   }
+  // The copy with its border, in memory that can be addressed.
+  constexpr double kMost = double(int64_t{1} << 46);
+  fits = fits && double(s.n) * double(s.padded_h()) * double(s.padded_w()) *
+                         double(std::max(s.groups * s.words * 4, s.channels)) < kMost;
   if (!fits) return wrong();
   return s;
 }
