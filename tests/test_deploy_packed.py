@@ -23,8 +23,10 @@ from binjax.layers import (
     ShiftBatchNorm,
 )
 from binjax.models.options import Compute
+from binjax.xnor import bridge
 
 pytestmark = pytest.mark.filterwarnings("ignore::binjax.xnor.SlowerBackendWarning")
+COMPILER = bridge.compiler_status()
 
 
 def chain(*layers):
@@ -198,6 +200,17 @@ def deploy_backends():
     from binjax import xnor
 
     return xnor.backends()
+
+
+@pytest.mark.skipif(not COMPILER.usable, reason=COMPILER.reason)
+def test_lowered_for_cuda_it_multiplies_in_triton_kernels():
+    build, shape = NETWORKS["convnet"]
+    model = deploy.pack(randomize(build("auto")), shape)
+    images = images_for(model.graph, 40)
+    traced = packed_module.run.trace(model.graph, "triton", model.arrays, images)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    binary = [op for op in model.graph.ops if getattr(op, "operand", "") == "bits"]
+    assert text.count(bridge.CUSTOM_CALL) >= len(binary) == 5
 
 
 def test_compiled_once_for_a_shape():
