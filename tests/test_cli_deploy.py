@@ -307,7 +307,7 @@ def test_every_config_exports_and_proves(name, norm, tmp_path, monkeypatch, caps
     elif norm == "shift":
         pytest.skip("the network of Larq's tutorial has ordinary norms")
     table["data"]["validation"] = 0
-    for module in ("binjax.train", "binjax.train.loop"):
+    for module in ("binjax.cli.network", "binjax.train.loop"):
         monkeypatch.setattr(f"{module}.load_data", made_up)
     folder = train.RunFolder(tmp_path / "run")
     train.fit(config.validate(table, name), folder, Recorder(), resume=False)

@@ -79,8 +79,8 @@ ffi::Error conv(ffi::ThreadPool& pool, const U8& x, const U32& w, const Out& out
   // As a convolution of one group, whose words are not used.
   const int64_t image[] = {xs[0], xs[1], xs[2], 1, words};
   const int64_t weights[] = {ws[0], kernel[0], kernel[1], words};
-  auto s = conv_shape(Sizes(image, 5), Sizes(weights, 4), result, xs[3], strides, dilation,
-                      padding, 0);
+  auto s =
+      conv_shape(Sizes(image, 5), Sizes(weights, 4), result, xs[3], strides, dilation, padding, 0);
   if (!s) return s.error();
   if (result[3] != out.stride) return wrong();
   const int64_t rows = s->n * s->out_h * s->out_w;
