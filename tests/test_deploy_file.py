@@ -186,9 +186,7 @@ def changed(model, change):
         (lambda g: g["ops"][0].update(name="a\ud800"), "wants a text, not 'a.ud800'"),
         (lambda g: g["ops"][0].update(kind="x" * 100_000), "operation 0 is 'xxx"),
         (
-            lambda g: g["ops"][0]["geometry"].update(
-                padding=[1 << 20] * 4, strides=[699051] * 2
-            ),
+            lambda g: g["ops"][0]["geometry"].update(padding=[1 << 20] * 4, strides=[699051] * 2),
             "conv1 takes [0-9,]+ elements",
         ),
         (lambda g: g.update(ops=[]), "no operations"),
