@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from binjax.deploy.graph import Dense, Flatten, MaxPool, Scores, Sign
+from binjax.deploy.operations import (
+    Dense,
+    Flatten,
+    MaxPool,
+    Scores,
+    Sign,
+)
 from binjax.layers import apply, split
 
 

@@ -3,13 +3,12 @@
 import gzip
 import json
 import struct
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from runs import Recorder, cli, fit, write_config
+from runs import cli, fit, write_config
 
 from binjax import config, data, deploy, train
 
@@ -173,6 +172,12 @@ def test_predict_refuses_what_it_would_misread(exported, tmp_path, capsys):
     frames = [Image.fromarray(np.full((28, 28), v, np.uint8)) for v in (0, 99)]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     assert "two.gif: holds several pictures" in message(tmp_path / "two.gif")
+    clear = Image.fromarray(np.full((28, 28, 4), 255, np.uint8))
+    clear.save(tmp_path / "opaque.png")
+    assert cli("predict", exported, tmp_path / "opaque.png") == 0
+    clear.putpixel((3, 4), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert "clear.png: has transparent pixels" in message(tmp_path / "clear.png")
     np.savez(tmp_path / "a.npz", np.zeros((28, 28), np.uint8))
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     assert "a.npy: is an archive of arrays" in message(tmp_path / "a.npy")
@@ -268,53 +273,6 @@ def test_a_network_with_real_inputs_says_what_to_change(tmp_path, capsys):
     message = mistake(capsys, "export", tmp_path / "run", "--out", tmp_path / "m.binjax")
     assert "dense1: the first layer multiplies" in message or "dense1 multiplies real" in message
     assert not (tmp_path / "m.binjax").exists()
-
-
-SMALLER = {
-    "quickstart": {},
-    "mnist_mlp": {"widths": [64, 48]},
-    "mnist_mlp_theano": {"widths": [64, 48]},
-    "mnist_mlp_torch": {"widths": [64, 48]},
-    "cifar10_convnet": {"channels": [20, 32], "widths": [40]},
-    "svhn_convnet": {"channels": [16, 24], "widths": [40]},
-    "cifar10_larq": {},
-}
-
-
-def made_up(config):
-    """A data set of the config's shape, some images of noise on a light or dark ground."""
-    info = data.INFO[config.data.name]
-    rng = np.random.default_rng(0)
-
-    def split(n):
-        labels = rng.integers(0, info.n_classes, n).astype(np.int32)
-        noise = rng.integers(0, 100, (n, *info.image_shape))
-        return data.Split((noise + 15 * labels[:, None, None, None]).astype(np.uint8), labels)
-
-    return data.Dataset(
-        config.data.name, split(64), split(0), split(24), info.n_classes, info.image_shape
-    )
-
-
-@pytest.mark.parametrize("norm", ["batch", "shift"])
-@pytest.mark.parametrize("name", SMALLER)
-def test_every_config_exports_and_proves(name, norm, tmp_path, monkeypatch, capsys):
-    table = tomllib.loads((ROOT / "configs" / f"{name}.toml").read_text(encoding="utf-8"))
-    table |= {"epochs": 1, "batch_size": 16}
-    table["model"] |= SMALLER[name]
-    if name != "cifar10_larq":
-        table["model"]["norm"] = {"kind": norm}
-    elif norm == "shift":
-        pytest.skip("the network of Larq's tutorial has ordinary norms")
-    table["data"]["validation"] = 0
-    for module in ("binjax.cli.network", "binjax.train.loop"):
-        monkeypatch.setattr(f"{module}.load_data", made_up)
-    folder = train.RunFolder(tmp_path / "run")
-    train.fit(config.validate(table, name), folder, Recorder(), resume=False)
-    out = tmp_path / "m.binjax"
-    status, text, err = words_of(capsys, "export", folder.root, "--out", out, "--random", 40)
-    assert (status, err) == (0, "")
-    assert "24 test, 40 random images (64 of them" in text and "0 mismatches" in text
 
 
 def test_import_of_binarynet_weights(tmp_path, capsys):

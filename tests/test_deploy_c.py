@@ -16,19 +16,17 @@ from flax import nnx
 
 from binjax import deploy, models
 from binjax.deploy.c import write_c
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, expected_tensors, largest_sum
+from binjax.deploy.operations import (
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     Image,
     MaxPool,
     Scores,
     Sign,
     Threshold,
-    expected_tensors,
-    largest_sum,
 )
 from binjax.deploy.packed import PackedModel
 from binjax.xnor.geometry import Geometry

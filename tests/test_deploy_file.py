@@ -13,8 +13,13 @@ from flax import nnx
 
 from binjax import deploy, models
 from binjax.deploy import file
-from binjax.deploy.graph import Conv, Dense, DeployError, expected_tensors, shapes
+from binjax.deploy.graph import expected_tensors, shapes
 from binjax.deploy.graph_json import graph_to_json
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+    DeployError,
+)
 
 
 def tiny(seed=0, **options):

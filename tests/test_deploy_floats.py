@@ -10,7 +10,11 @@ from runs import cli, fit, write_config
 import binjax
 from binjax import deploy
 from binjax.deploy.floats import PixelScaling
-from binjax.deploy.graph import Affine, Real, ToFloat
+from binjax.deploy.operations import (
+    Affine,
+    Real,
+    ToFloat,
+)
 from binjax.deploy.prove import ProofError, prove
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, MaxPool, Sequential
 

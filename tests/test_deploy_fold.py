@@ -7,7 +7,11 @@ from deployed import randomize
 from flax import nnx
 
 from binjax.deploy import fold
-from binjax.deploy.graph import DeployError, Image, Threshold
+from binjax.deploy.operations import (
+    DeployError,
+    Image,
+    Threshold,
+)
 from binjax.deploy.pack import blocks_of
 from binjax.layers import (
     BatchNorm,

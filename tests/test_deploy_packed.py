@@ -10,7 +10,9 @@ from flax import nnx
 
 from binjax import deploy, models
 from binjax.deploy import packed as packed_module
-from binjax.deploy.graph import DeployError
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.layers import (
     BatchNorm,
     BinaryConv,

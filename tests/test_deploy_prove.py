@@ -8,7 +8,9 @@ from deployed import images_for, randomize, scores_of
 from flax import nnx
 
 from binjax import deploy, models
-from binjax.deploy.graph import MaxPool
+from binjax.deploy.operations import (
+    MaxPool,
+)
 from binjax.deploy.prove import ProofError, prove, random_images
 from binjax.layers import BatchNorm, BinaryConv, Sequential
 from binjax.models.options import Compute

@@ -1,6 +1,9 @@
 """Files for Larq Compute Engine, read back and executed by `lce_reference`."""
 
+import importlib.util
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +12,13 @@ from flax import nnx
 from lce_reference import execute, parse
 
 from binjax import deploy, models
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, expected_tensors, largest_sum, shapes
+from binjax.deploy.operations import (
     Affine,
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     Image,
     MaxPool,
     Real,
@@ -23,9 +26,6 @@ from binjax.deploy.graph import (
     Sign,
     Threshold,
     ToFloat,
-    expected_tensors,
-    largest_sum,
-    shapes,
 )
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.tflite import to_tflite, write_tflite
@@ -276,3 +276,14 @@ def test_too_many_products():
     model = model_of([Flatten("flat"), Dense("large", "pixels", 40_000, 2, SCORES)], shape)
     with pytest.raises(DeployError, match="large sums 40000 products of pixels"):
         to_tflite(model)
+
+
+def test_the_script_without_lce(tmp_path):
+    ALL["one layer"]().save(tmp_path / "model.binjax")
+    script = Path(__file__).parents[1] / "scripts" / "check_lce.py"
+    words = [sys.executable, script, tmp_path / "model.binjax", "--python", sys.executable]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if importlib.util.find_spec("larq_compute_engine") is not None:
+        pytest.skip("LCE is here")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Larq Compute Engine cannot be imported by" in done.stdout

@@ -11,7 +11,7 @@ from runs import write_config
 from binjax import config, train
 from binjax.data.augment import normalize, scale_to_unit
 from binjax.layers import UNIT, BinaryConv, BinaryDense, PixelScale, apply
-from binjax.xnor import pixel_ops
+from binjax.xnor import pixel_scale
 from binjax.xnor.pixels import make_matrix_product
 from binjax.xnor.product import multiply
 
@@ -149,6 +149,6 @@ def test_a_step_with_input_dropout_learns_from_pixels(tmp_path):
 def test_scaled_is_rounded_alone():
     dot = jnp.arange(-50_001, 50_001, 2, dtype=jnp.int32)
     mean = jnp.float32(0.3137)
-    found = jax.jit(lambda d: pixel_ops.scaled(d) - mean)(dot)
+    found = jax.jit(lambda d: pixel_scale.scaled(d) - mean)(dot)
     wanted = np.asarray(dot).astype(np.float32) * np.float32(1 / 255) - np.float32(0.3137)
     np.testing.assert_array_equal(found, wanted)

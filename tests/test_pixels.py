@@ -13,7 +13,7 @@ from sharding import run, two_devices
 
 import binjax
 from binjax import xnor
-from binjax.xnor import pixel_ops, pixels
+from binjax.xnor import pixel_scale, pixel_windows, pixels
 from binjax.xnor.geometry import pads
 
 pytestmark = [
@@ -78,7 +78,7 @@ def test_rows(backend, k):
 @each_backend()
 @pytest.mark.parametrize("pixel", [0, 255])
 def test_largest_sums(backend, pixel):
-    k = pixel_ops.LARGEST_K
+    k = pixel_scale.LARGEST_K
     x, w = np.full((1, k), pixel, np.uint8), np.ones((k, 3), np.float32)
     w[:, 1], w[0, 2] = -1, -1
     found = xnor.pixel_matmul(x, w, backend=backend)
@@ -181,7 +181,7 @@ def test_gradients_of_kernels(backend, saturated, form):
 
 @pytest.mark.parametrize("bound", [1, 5000])
 def test_windows_a_few_rows_at_a_time(monkeypatch, bound):
-    monkeypatch.setattr(pixel_ops, "PATCH_BYTES", bound)
+    monkeypatch.setattr(pixel_windows, "PATCH_BYTES", bound)
     rng = np.random.default_rng(4)
     x, w = images(rng, (2, 11, 10, 2)), weights(rng, (3, 3, 2, 5))
     for strides, padding, dilation in FORMS[::3]:

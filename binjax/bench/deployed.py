@@ -20,18 +20,16 @@ from jax import lax
 
 from binjax import deploy
 from binjax.bench.problems import Problem, describe_net
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, largest_sum, shapes
+from binjax.deploy.operations import (
     AFFINE,
     PIXEL_LEVELS,
     Conv,
     Dense,
     Flatten,
-    Graph,
     MaxPool,
     Scores,
     Threshold,
-    largest_sum,
-    shapes,
 )
 from binjax.deploy.words import unpack_last
 from binjax.models.options import Compute

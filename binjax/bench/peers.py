@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from binjax.bench.deployed import Array
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph
+from binjax.deploy.operations import (
     AFFINE,
     PIXEL_LEVELS,
     Conv,
     Dense,
     Flatten,
-    Graph,
     MaxPool,
     Threshold,
 )

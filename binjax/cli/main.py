@@ -176,6 +176,6 @@ def is_user_error(error: ValueError) -> bool:
     late = {
         "binjax.checkpoint.CheckpointError",
         "binjax.train.rundir.RunError",
-        "binjax.deploy.graph.DeployError",
+        "binjax.deploy.operations.DeployError",
     }
     return bool(names & late)

@@ -85,6 +85,9 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
                 raise DataError(f"{path}: has more than 8 bits a channel; the network takes 8")
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path}: holds several pictures; save the one you mean")
+            clear = image.has_transparency_data
+            if clear and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                raise DataError(f"{path}: has transparent pixels; save it on a ground")
             found = np.asarray(image.convert(_MODES[channels]))
     except DataError:
         raise

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from binjax.deploy.file import read
-from binjax.deploy.graph import DeployError, Graph
+from binjax.deploy.graph import Graph
 from binjax.deploy.graph_json import FormatError
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.deploy.pack import pack
 from binjax.deploy.packed import PackedModel
 

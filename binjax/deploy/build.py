@@ -1,106 +1,33 @@
-"""From a trained model to blocks: a product, what follows it, and where its bits are needed.
-
-A block is one binary layer with everything up to the next layer's sign. It can say, of any integer
-sum of its product, which bit the trained network makes of it: the network's own modules are called
-for that, so every rounding is theirs.
-"""
+"""From a trained model to blocks: which layers, in which order, and what cannot be packed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from binjax.deploy.graph import Conv, Dense, DeployError, Image, Operand, Scores, Threshold
-from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Repeat, Sequential, ShiftBatchNorm
+from binjax.deploy.block import Block, Layer, Norm, SignQuantizer
+from binjax.deploy.graph import after
+from binjax.deploy.modules import Named, in_order
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+    DeployError,
+    Image,
+    MaxPool,
+    Operand,
+    Scores,
+    Threshold,
+)
+from binjax.layers import BinaryDense
 from binjax.layers import Flatten as FlattenLayer
 from binjax.layers import MaxPool as MaxPoolLayer
-from binjax.layers.base import BinaryLayer, plus_bias
+from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of, quantize
-from binjax.ste import Quantizer, Stochastic, precision
+from binjax.ste import precision
 from binjax.xnor.geometry import Geometry, pads
-
-Layer = BinaryDense | BinaryConv
-Norm = BatchNorm | ShiftBatchNorm
-SignQuantizer = Quantizer | Stochastic
-
-
-@dataclass(frozen=True)
-class Named:
-    """A module under the name it has in the network."""
-
-    name: str
-    module: nnx.Module
-
-
-@dataclass(frozen=True)
-class Block:
-    """A binary layer and what follows it, in the network's order.
-
-    Its functions of sums take ``variables`` as an argument: as constants of a compiled program the
-    compiler would compute with them itself, and round otherwise than the network does.
-
-    Attributes:
-        op: the layer as an operation.
-        layer: the layer itself.
-        weights: its binarized kernel, ±1.
-        before: norms up to the pooling, or to the end where there is none.
-        pools: pooling layers, next to each other.
-        after: norms behind the pooling.
-        flatten: name of a flattening behind all of them, if there is one.
-        quantizer: the next layer's sign; None behind the last layer, and where the next layer takes
-            floats.
-        floats: why the layer multiplies floats; None if it multiplies bits or pixels. The functions
-            of sums are of no use then.
-    """
-
-    op: Dense | Conv
-    layer: Layer
-    weights: np.ndarray
-    before: tuple[Norm, ...]
-    pools: tuple[Named, ...]
-    after: tuple[Norm, ...]
-    flatten: str | None
-    quantizer: SignQuantizer | None
-    floats: str | None = None
-
-    @property
-    def variables(self) -> Any:
-        """What the functions of sums depend on: a pytree of arrays."""
-        bias = self.layer.bias
-        return {
-            "bias": None if bias is None else bias[...],
-            "columns": self.weights.reshape(-1, self.op.outputs).astype(np.int32).sum(0),
-            "before": [nnx.split(norm)[1] for norm in self.before],
-            "after": [nnx.split(norm)[1] for norm in self.after],
-        }
-
-    def result(self, variables: Any, sums: jax.Array) -> jax.Array:
-        """What the trained layer makes of integer sums ``int32[..., outputs]``: its real output."""
-        dtype = self.layer.dtype if self.layer.dtype is not None else jnp.float32
-        scale = self.layer.pixels
-        if scale is None:
-            real = sums.astype(jnp.float32)
-        else:
-            real = scale.outputs(sums, variables["columns"])
-        return plus_bias(real.astype(dtype), variables["bias"])
-
-    def pooled_values(self, variables: Any, sums: jax.Array) -> jax.Array:
-        """What the pooling takes the maximum of, per sum."""
-        return _through(self.before, variables["before"], self.result(variables, sums))
-
-    def values(self, variables: Any, sums: jax.Array) -> jax.Array:
-        """What the next sign, or the caller, gets, per sum."""
-        return _through(self.after, variables["after"], self.pooled_values(variables, sums))
-
-    def bits(self, variables: Any, sums: jax.Array) -> jax.Array:
-        """Whether the next layer's input is +1, per sum."""
-        return quantize(self.quantizer, self.values(variables, sums), train=False, key=None) > 0
 
 
 def make_blocks(
@@ -116,7 +43,7 @@ def make_blocks(
     Raises:
         DeployError: something that cannot be packed, by name, with what to change.
     """
-    modules = list(_in_order(model, ""))
+    modules = list(in_order(model))
     starts = [i for i, m in enumerate(modules) if isinstance(m.module, BinaryLayer)]
     if not starts:
         raise DeployError("the network has no binary layer to pack")
@@ -128,7 +55,7 @@ def make_blocks(
         if reason is not None and not allow_float:
             raise DeployError(f"{named.name}: {reason}; --allow-float keeps the layer float")
     blocks = []
-    shape: tuple[int, ...] = image.shape
+    shape: tuple[int, ...] = image.shape if flatten is None else (math.prod(image.shape),)
     ends = [*starts[1:], len(modules)]
     for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
         following = layers[at + 1].module if at + 1 < len(layers) else None
@@ -160,39 +87,6 @@ def sign_of(layer: Layer) -> SignQuantizer | None:
             f"the input quantizer {name_of(quantizer)} does not give ±1 and cannot be exported"
         )
     return quantizer
-
-
-def check_finite(model: nnx.Module) -> None:
-    """Refuse parameters and statistics that are not numbers.
-
-    Raises:
-        DeployError: NaN or infinity, with its place.
-    """
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        values = np.asarray(variable[...])
-        if not np.issubdtype(values.dtype, np.floating) and values.dtype != jnp.bfloat16:
-            continue
-        wrong = ~np.isfinite(values.astype(np.float64))
-        if wrong.any():
-            at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            name = "/".join(map(str, path))
-            raise DeployError(
-                f"{name} is {values[at]} at {list(at)}: the network is broken; take an earlier "
-                "checkpoint or train again"
-            )
-
-
-def _in_order(module: nnx.Module, prefix: str) -> Iterator[Named]:
-    if isinstance(module, Sequential):
-        for name in module.names:
-            yield from _in_order(getattr(module, name), f"{prefix}{name}/")
-    elif isinstance(module, Repeat):
-        graphdef, state = nnx.split(module.block)
-        for i in range(module.count):
-            own = jax.tree.map(lambda leaf, i=i: leaf[i], state)
-            yield from _in_order(nnx.merge(graphdef, own), f"{prefix}{i}/")
-    else:
-        yield Named(prefix.removesuffix("/") or type(module).__name__, module)
 
 
 def _only_flatten(leading: Sequence[Named]) -> str | None:
@@ -304,6 +198,8 @@ def _operation(
     operand: Operand = "bits" if layer.pixels is None else "pixels"
     if isinstance(layer, BinaryDense):
         return Dense(name, operand, layer.n_in, layer.n_out, rule)
+    if len(shape) != 3:
+        raise DeployError(f"{name} (conv) takes [h, w, {layer.n_in}], not {list(shape)}")
     (top, bottom), (left, right) = pads(
         shape[:2], layer.kernel_size, layer.strides, layer.padding, (1, 1)
     )
@@ -314,28 +210,16 @@ def _operation(
 
 
 def _shape_after(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
-    op = block.op
-    if isinstance(op, Conv):
-        shape = (*op.geometry.output(shape[:2], op.kernel), op.outputs)
-        for pool in block.pools:
-            window, strides = pool_sizes(pool.module)
-            high, wide = (
-                (size - w) // s + 1 for size, w, s in zip(shape[:2], window, strides, strict=True)
-            )
-            shape = (high, wide, shape[2])
-    return shape
+    shape, kind = after(block.op, shape, block.op.operand)
+    for pool in block.pools:
+        shape, kind = after(MaxPool(pool.name, *pool_sizes(pool.module)), shape, kind)
+    return (math.prod(shape),) if block.flatten is not None else shape
 
 
 def pool_sizes(module: nnx.Module) -> tuple[tuple[int, int], tuple[int, int]]:
     """Window and strides of a pooling layer."""
     assert isinstance(module, MaxPoolLayer)
     return module.window, module.strides
-
-
-def _through(norms: Sequence[Norm], states: Sequence[Any], x: jax.Array) -> jax.Array:
-    for norm, state in zip(norms, states, strict=True):
-        x = nnx.merge(nnx.split(norm)[0], state)(x, train=False)
-    return x
 
 
 def _refuse(named: Named, problem: str) -> None:

@@ -13,7 +13,15 @@ import numpy as np
 
 from binjax.deploy import c_layout
 from binjax.deploy.c_layout import Buffer, Product, Stage
-from binjax.deploy.graph import Conv, Dense, DeployError, Flatten, MaxPool, Scores, Sign
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+    DeployError,
+    Flatten,
+    MaxPool,
+    Scores,
+    Sign,
+)
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD, words_for
@@ -85,8 +93,7 @@ class _Program:
 def write_c(packed: PackedModel, folder: Path, name: str = "model") -> CExport:
     """Write a model as C99: ``<name>.c``, ``<name>.h``, an example ``main.c`` and a ``Makefile``.
 
-    The scores are bit for bit those of ``packed``. The header says how to call it. The compiler's
-    options choose the instructions: AVX-512 with VPOPCNTDQ, AVX2, NEON or none of them.
+    The scores are bit for bit those of ``packed``. The compiler's options choose the instructions.
 
     Args:
         packed: the model.

@@ -13,20 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, Tensors, largest_sum, shapes
+from binjax.deploy.operations import (
     PIXEL_LEVELS,
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     MaxPool,
     Op,
     Sign,
-    Tensors,
     Threshold,
-    largest_sum,
-    shapes,
 )
 from binjax.deploy.words import unpack_last
 from binjax.packing import WORD, words_for

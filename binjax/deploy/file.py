@@ -20,26 +20,22 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from binjax.deploy.graph import (
-    Conv,
-    Dense,
-    DeployError,
-    Graph,
-    Real,
-    Tensors,
-    Threshold,
-    expected_tensors,
-    largest_sum,
-    shapes,
-)
+from binjax.deploy.graph import Graph, Tensors, expected_tensors, largest_sum, shapes
 from binjax.deploy.graph_json import (
     FormatError,
     graph_from_json,
     graph_to_json,
 )
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+    DeployError,
+    Real,
+    Threshold,
+)
 from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD
-from binjax.xnor.pixel_ops import LARGEST_K
+from binjax.xnor.pixel_scale import LARGEST_K
 
 VERSION = 1
 _NO_DIGEST = "0" * 64

@@ -15,8 +15,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from binjax.deploy.build import Block, Norm, pool_sizes, sign_of
-from binjax.deploy.graph import (
+from binjax.deploy.block import Block, Norm
+from binjax.deploy.build import pool_sizes, sign_of
+from binjax.deploy.operations import (
     AFFINE,
     PIXEL_SCALING,
     Affine,

@@ -15,7 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from binjax.deploy.graph import Conv, Dense, largest_sum, sum_step
+from binjax.deploy.graph import largest_sum, sum_step
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+)
 
 Sums = Callable[[Any, jax.Array], jax.Array]
 """A function of variables and of sums, ``int32[rows, channels]``, element by element."""

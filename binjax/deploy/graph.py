@@ -18,161 +18,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 
+from binjax.deploy.operations import (
+    AFFINE,
+    PIXEL_LEVELS,
+    PIXEL_SCALING,
+    Affine,
+    Conv,
+    Dense,
+    DeployError,
+    Flatten,
+    Image,
+    MaxPool,
+    Op,
+    Real,
+    Sign,
+    Threshold,
+    ToFloat,
+)
 from binjax.packing import WORD, words_for
-from binjax.xnor.geometry import Geometry, Pair
 
-Operand = Literal["pixels", "bits"]
 Tensors = Mapping[str, np.ndarray]
-
-PIXEL_LEVELS = 255
-"""A pixel p counts as the odd integer 2p - 255."""
-
-
-class DeployError(ValueError):
-    """A network that cannot be deployed, or images it does not take; the message is one line."""
-
-
-class Threshold(NamedTuple):
-    """Epilogue: bit = (sum >= threshold) ^ flip. Tensors ``threshold``, ``flip``."""
-
-
-class Scores(NamedTuple):
-    """Epilogue: ``((sum * scale + bias) - mean) * factor + offset``, in float32.
-
-    Each operation is rounded, as in the trained network. Tensors ``bias``, ``mean``, ``factor``,
-    ``offset``.
-
-    Attributes:
-        scale: 1, or that of sums of pixels, such as 1/255; rounded to float32.
-    """
-
-    scale: float
-
-
-Rule = Threshold | Scores
-
-
-@dataclass(frozen=True)
-class Dense:
-    """``[n, elements]`` times packed weights.
-
-    Attributes:
-        name: of the layer.
-        operand: what comes in: ``"bits"``, or ``"pixels"`` (uint8).
-        elements, outputs: sizes.
-        rule: what becomes of the sums.
-    """
-
-    name: str
-    operand: Operand
-    elements: int
-    outputs: int
-    rule: Rule
-
-
-@dataclass(frozen=True)
-class Conv:
-    """2-D convolution of ``[n, h, w, groups * channels]`` with packed kernels.
-
-    Attributes:
-        name, operand, outputs, rule: see :class:`Dense`. Pixels have one group.
-        kernel: (kh, kw).
-        geometry: channels per group, strides, dilation, padding, what the border counts as.
-        groups: of the channels.
-    """
-
-    name: str
-    operand: Operand
-    outputs: int
-    kernel: Pair
-    geometry: Geometry
-    groups: int
-    rule: Rule
-
-    @property
-    def elements(self) -> int:
-        """Products summed into one output."""
-        return self.geometry.elements(self.kernel)
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """OR of bits over windows, VALID, then XOR with a bit per channel (tensor ``flip``)."""
-
-    name: str
-    window: Pair
-    strides: Pair
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """``[n, h, w, c]`` to ``[n, h w c]``, the last axis fastest."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Sign:
-    """Floats to bits: 1 where x >= 0."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class ToFloat:
-    """Bits to ±1.0, or pixels p to ``(gain p - mean) * inverse`` (float32 ``[channels]`` each)."""
-
-    name: str
-    operand: Operand
-
-
-@dataclass(frozen=True)
-class Real:
-    """A product of floats: a layer that was not binarized. Tensor ``kernel``.
-
-    Attributes:
-        name, outputs: of the layer.
-        elements: products summed into one output.
-        kernel: (kh, kw) of a convolution; None of a dense layer.
-        geometry: of a convolution.
-    """
-
-    name: str
-    elements: int
-    outputs: int
-    kernel: Pair | None
-    geometry: Geometry | None
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Floats to ``((x + bias) - mean) * factor + offset``, per channel."""
-
-    name: str
-
-
-Op = Dense | Conv | MaxPool | Flatten | Sign | ToFloat | Real | Affine
-AFFINE = ("bias", "mean", "factor", "offset")
-PIXEL_SCALING = ("gain", "mean", "inverse")
-
-
-@dataclass(frozen=True)
-class Image:
-    """What a network takes: ``[n, *shape]``.
-
-    Attributes:
-        shape: (height, width, channels).
-        dtype: ``"uint8"`` pixels as they come from a file, or ``"float32"`` scaled ones.
-        scaling: how pixels became the trained network's inputs; for information.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: Literal["uint8", "float32"]
-    scaling: str
 
 
 @dataclass(frozen=True)
@@ -218,7 +86,7 @@ def _results(graph: Graph) -> list[tuple[tuple[int, ...], str]]:
     shape, kind = graph.image.shape, "pixels" if graph.image.dtype == "uint8" else "floats"
     found: list[tuple[tuple[int, ...], str]] = []
     for op in graph.ops:
-        found.append(_after(op, *(found[-1] if found else (shape, kind))))
+        found.append(after(op, *(found[-1] if found else (shape, kind))))
     return found
 
 
@@ -266,14 +134,19 @@ def sum_step(op: Dense | Conv) -> int:
     return 1 if op.operand == "pixels" or op.geometry.pad_value == 0 else 2
 
 
-def _after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], str]:
+def after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], str]:
+    """Shape and kind of an operation's result: "pixels", "bits", "floats" or "scores".
+
+    Raises:
+        DeployError: it does not take what it gets.
+    """
     if isinstance(op, Dense | Conv):
         _check(op, kind == op.operand, f"takes {op.operand}, not {kind}")
-        after = "bits" if isinstance(op.rule, Threshold) else "scores"
+        made = "bits" if isinstance(op.rule, Threshold) else "scores"
         if isinstance(op, Dense):
             fits = shape[-1:] == (op.elements,) and len(shape) == 1
             _check(op, fits, f"takes [{op.elements}], not {list(shape)}")
-            return (op.outputs,), after
+            return (op.outputs,), made
         channels = op.groups * op.geometry.channels
         fits = len(shape) == 3 and shape[2] == channels
         _check(op, fits, f"takes [h, w, {channels}], not {list(shape)}")
@@ -282,7 +155,8 @@ def _after(op: Op, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], 
         high, wide = op.geometry.output(shape[:2], op.kernel)
         _check(op, min(high, wide) > 0, f"has a window larger than its {list(shape)} input")
         out = (high, wide, op.outputs)
-        return (out if after == "bits" else out[2:] if high == wide == 1 else out), after
+        scores = made == "scores" and high == wide == 1
+        return (out[2:] if scores else out), made
     if isinstance(op, Flatten):
         _check(op, kind in ("bits", "pixels", "floats"), f"does not take {kind}")
         return (math.prod(shape),), kind

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph
+from binjax.deploy.operations import (
     Affine,
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     Image,
     MaxPool,
     Op,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from binjax.deploy.graph import Conv, Dense, Op, Real, Scores, shapes
+from binjax.deploy.graph import shapes
+from binjax.deploy.operations import (
+    Conv,
+    Dense,
+    Op,
+    Real,
+    Scores,
+)
 from binjax.deploy.packed import PackedModel
 from binjax.xnor.dispatch import backends
 from binjax.xnor.native import native

@@ -10,21 +10,22 @@ import numpy as np
 from flax import nnx
 
 from binjax.deploy import fold
-from binjax.deploy.build import Block, check_finite, make_blocks, pool_sizes, sign_of
+from binjax.deploy.block import Block
+from binjax.deploy.build import make_blocks, pool_sizes, sign_of
 from binjax.deploy.floats import PixelScaling, affine_of, float_ops, scaling_arrays
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, shapes
+from binjax.deploy.modules import check_finite
+from binjax.deploy.operations import (
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     Image,
     MaxPool,
     Op,
     Scores,
     Sign,
     ToFloat,
-    shapes,
 )
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.words import pack_last
@@ -62,6 +63,17 @@ def pack(
     blocks, flatten, image = blocks_of(
         model, image_shape, scaling, pixels=pixel_scaling is not None, allow_float=allow_float
     )
+    return PackedModel(*assemble(blocks, flatten, image, pixel_scaling), backend=backend)
+
+
+def assemble(
+    blocks: Sequence[Block], flatten: str | None, image: Image, pixel_scaling: PixelScaling | None
+) -> tuple[Graph, Arrays]:
+    """The graph and arrays of what :func:`blocks_of` gives.
+
+    Raises:
+        DeployError: as :func:`pack`.
+    """
     ops: list[Op] = []
     tensors: Arrays = {}
     if pixel_scaling is not None and blocks[0].op.operand != "pixels":
@@ -77,7 +89,7 @@ def pack(
         tensors |= arrays
     graph = Graph(image, tuple(ops))
     shapes(graph)
-    return PackedModel(graph, tensors, backend=backend)
+    return graph, tensors
 
 
 def blocks_of(

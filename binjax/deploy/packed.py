@@ -14,21 +14,19 @@ from jax.typing import ArrayLike
 
 from binjax.deploy.file import write
 from binjax.deploy.floats import apply_float
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Graph, Tensors, shapes
+from binjax.deploy.operations import (
     Affine,
     Conv,
     Dense,
     DeployError,
     Flatten,
-    Graph,
     MaxPool,
     Op,
     Real,
     Scores,
-    Tensors,
     Threshold,
     ToFloat,
-    shapes,
 )
 from binjax.deploy.words import unpack_last
 from binjax.packing import WORD, pack_positive, unpack_bits

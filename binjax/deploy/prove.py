@@ -4,8 +4,6 @@ sum it can meet, then scores, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +14,14 @@ import numpy as np
 from flax import nnx
 
 from binjax.deploy import fold
-from binjax.deploy.build import Block
+from binjax.deploy.block import Block
+from binjax.deploy.digest import digest_of_model, digest_of_variables
 from binjax.deploy.floats import PixelScaling
-from binjax.deploy.graph import DeployError, Graph, Tensors, largest_sum, shapes
-from binjax.deploy.graph_json import graph_to_json
-from binjax.deploy.pack import blocks_of, pack
+from binjax.deploy.graph import Graph, Tensors, largest_sum, shapes
+from binjax.deploy.operations import (
+    DeployError,
+)
+from binjax.deploy.pack import assemble, blocks_of
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.words import unpack_last
 
@@ -38,7 +39,7 @@ class ProofError(DeployError):
 
 @dataclass(frozen=True)
 class LayerProof:
-    """What was compared of one layer: ``sums`` (channel, sum) pairs, over ``range``."""
+    """What was compared of one layer: so many (channel, sum) pairs, sums from least to largest."""
 
     name: str
     channels: int
@@ -148,27 +149,20 @@ def prove_thresholds(
         DeployError: the packed model is of another network.
     """
     graph, tensors = packed.graph, packed.tensors
-    allow_float = bool(graph.float_layers)
-    wanted = pack(
-        model,
-        graph.image.shape,
-        scaling=graph.image.scaling,
-        allow_float=allow_float,
-        pixel_scaling=pixel_scaling,
-    )
-    _compare_graphs(wanted.graph, graph)
-    for name, array in wanted.tensors.items():
-        if name not in tensors or not np.array_equal(array, tensors[name]):
-            raise ProofError(f"{name} is not what the trained network folds to")
-    if {*tensors} != {*wanted.tensors}:
-        raise ProofError(f"{min({*tensors} - {*wanted.tensors})} belongs to no operation")
-    blocks, _, _ = blocks_of(
+    blocks, flatten, image = blocks_of(
         model,
         graph.image.shape,
         graph.image.scaling,
-        pixels=graph.image.dtype == "uint8",
-        allow_float=allow_float,
+        pixels=pixel_scaling is not None,
+        allow_float=bool(graph.float_layers),
     )
+    wanted, arrays = assemble(blocks, flatten, image, pixel_scaling)
+    _compare_graphs(wanted, graph)
+    for name, array in arrays.items():
+        if name not in tensors or not np.array_equal(array, tensors[name]):
+            raise ProofError(f"{name} is not what the trained network folds to")
+    if {*tensors} != {*arrays}:
+        raise ProofError(f"{min({*tensors} - {*arrays})} belongs to no operation")
     found = []
     for block in blocks:
         if block.quantizer is None or block.floats is not None:
@@ -266,33 +260,9 @@ def random_images(graph: Graph, count: int, seed: int) -> Iterator[tuple[int, np
 
 
 def batch_size(graph: Graph) -> int:
-    """Images whose float activations fit into bounded memory, a power of ten at most."""
+    """Images whose float activations fit into bounded memory, 1,000 at most."""
     largest = max(int(np.prod(shape)) for shape in (graph.image.shape, *shapes(graph)))
     return int(np.clip(_BATCH_BYTES // (4 * largest), 1, _LARGEST_BATCH))
-
-
-def digest_of_variables(model: nnx.Module) -> str:
-    """sha256 of a network's parameters and statistics, with their names."""
-    flat = {
-        "/".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model))
-    }
-    return digest_of_arrays(flat)
-
-
-def digest_of_model(packed: PackedModel) -> str:
-    """sha256 of a packed model's graph and arrays."""
-    graph = json.dumps(graph_to_json(packed.graph), sort_keys=True)
-    return hashlib.sha256((graph + digest_of_arrays(packed.tensors)).encode()).hexdigest()
-
-
-def digest_of_arrays(arrays: Tensors) -> str:
-    """sha256 of arrays with their names, dtypes and shapes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _batches(images: np.ndarray, graph: Graph) -> Iterator[tuple[int, np.ndarray]]:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from binjax.deploy.graph import DeployError
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.deploy.packed import PackedModel, run
 from binjax.deploy.writing import write_bytes
 

@@ -30,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Tensors
+from binjax.deploy.operations import (
     Affine,
     Conv,
     Dense,
@@ -40,7 +41,6 @@ from binjax.deploy.graph import (
     Op,
     Real,
     Sign,
-    Tensors,
     ToFloat,
 )
 from binjax.deploy.packed import PackedModel

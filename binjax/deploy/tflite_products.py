@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binjax.deploy.graph import (
+from binjax.deploy.graph import Tensors, largest_sum
+from binjax.deploy.operations import (
     PIXEL_LEVELS,
     Conv,
     Dense,
     DeployError,
     Scores,
-    Tensors,
     Threshold,
-    largest_sum,
 )
 from binjax.deploy.tflite_ops import Program, is_same, packed_signs
 from binjax.deploy.words import unpack_last

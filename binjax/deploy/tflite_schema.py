@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from binjax.deploy.graph import DeployError
+from binjax.deploy.operations import (
+    DeployError,
+)
 
 VERSION, IDENTIFIER = 3, b"TFL3"
 ALIGNMENT = 16

@@ -7,7 +7,9 @@ import os
 import uuid
 from pathlib import Path
 
-from binjax.deploy.graph import DeployError
+from binjax.deploy.operations import (
+    DeployError,
+)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

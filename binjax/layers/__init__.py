@@ -10,7 +10,7 @@ from binjax.layers.recording import capture, record
 from binjax.layers.regular import Flatten, dropout
 from binjax.layers.repeat import Repeat
 from binjax.layers.sequential import Sequential
-from binjax.xnor.pixels import UNIT, PixelScale
+from binjax.xnor.pixel_scale import UNIT, PixelScale
 
 __all__ = [
     "UNIT",

@@ -25,7 +25,7 @@ from binjax.layers.quantize import (
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
 from binjax.ste import Quantizer, precision, ste_sign
-from binjax.xnor.pixels import UNIT, PixelScale
+from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
 
 Initializer = Callable[..., jax.Array]

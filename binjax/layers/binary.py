@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor import conv, matmul, pixels
-from binjax.xnor.pixels import UNIT, PixelScale
+from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product
 
 

@@ -35,7 +35,7 @@ from binjax.train.step import (
     make_step,
     make_telemetry,
 )
-from binjax.xnor.pixel_ops import LARGEST_K
+from binjax.xnor.pixel_scale import LARGEST_K
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1

@@ -1,10 +1,11 @@
 """The first layer: 8-bit images times binary weights, exact, with straight-through gradients.
 
 A pixel p of 0 to 255 stands for ``x = 2p/255 - 1``, from -1 to 1. That is ``q/255`` with the odd
-integer ``q = 2p - 255``, so products with ±1 are integers over 255. A layer may take another scale,
-``x = scale q + shift`` (:class:`PixelScale`): the integers stay the same, and the shift adds its
-multiple of a column's sum of weights. Scalings with a mean and a deviation for each channel are not
-of that form: such images are multiplied in floats, and inputs other than uint8 are refused.
+integer ``q = 2p - 255``, so products with ±1 are integers over 255. A layer may take another
+:class:`~binjax.xnor.pixel_scale.PixelScale`, ``x = scale q + shift``: the integers stay the same,
+and the shift adds its multiple of a column's sum of weights. Scalings with a mean and a deviation
+for each channel are not of that form: such images are multiplied in floats, and inputs other than
+uint8 are refused.
 """
 
 from __future__ import annotations
@@ -24,40 +25,11 @@ from binjax.xnor.arguments import Shaped, as_shaped, check_floating, check_k
 from binjax.xnor.derivative import where_inside
 from binjax.xnor.dispatch import check_backend
 from binjax.xnor.geometry import Geometry, Padding, Pair, check_geometry
-from binjax.xnor.pixel_ops import LARGEST_K
+from binjax.xnor.pixel_scale import LARGEST_K, SCALE, UNIT, PixelScale, centered
+from binjax.xnor.pixel_windows import over_windows
 from binjax.xnor.product import Words, multiply, pack_weights
 
 Options = tuple[Sequence[int], Padding, Sequence[int]]
-
-
-class PixelScale(NamedTuple):
-    """What pixels stand for: ``x = scale (2p - 255) + shift``; by default from -1 to 1."""
-
-    scale: float = 1 / 255
-    shift: float = 0.0
-
-    @classmethod
-    def standard(cls, mean: float, std: float) -> PixelScale:
-        """``x = (p - mean) / std``."""
-        return cls(1 / (2 * std), (255 - 2 * mean) / (2 * std))
-
-    def inputs(self, x: jax.Array) -> jax.Array:
-        """float32 inputs of uint8 pixels."""
-        real = pixel_ops.scaled(pixel_ops.centered(x), self.scale)
-        return real + np.float32(self.shift) if self.shift else real
-
-    def outputs(self, dot: jax.Array, weight_sums: jax.Array) -> jax.Array:
-        """float32 results of integer sums ``int32[..., N]``, given the sums ``int32[N]`` of columns
-        of weights.
-        """
-        real = pixel_ops.scaled(dot, self.scale)
-        if not self.shift:
-            return real
-        added = weight_sums.astype(jnp.float32) * np.float32(self.shift)
-        return real + added.reshape((1,) * (dot.ndim - 1) + (-1,))
-
-
-UNIT = PixelScale()
 
 
 def pixel_matmul(x: ArrayLike, w: ArrayLike, *, backend: str | None = None) -> jax.Array:
@@ -197,7 +169,7 @@ class PixelMatrixProduct(NamedTuple):
     def pullback(self, words: Words, g: jax.Array) -> tuple[None, jax.Array]:
         """``x.T @ g``."""
         count = math.prod(g.shape[:-1])
-        rows = pixel_ops.centered(words.x).reshape(count, self.k)
+        rows = centered(words.x).reshape(count, self.k)
         g = g.reshape(count, g.shape[-1]).astype(jnp.float32)
         gw = (rows.T @ g) * np.float32(self.scale.scale)
         if self.scale.shift:
@@ -241,7 +213,7 @@ class PixelConvolution(NamedTuple):
         if 0 in g.shape:
             gw = jnp.zeros((rows, n_out), jnp.float32)
         else:
-            blocks = pixel_ops.over_windows(
+            blocks = over_windows(
                 _windows_by_gradient,
                 words.x,
                 g.astype(jnp.float32),
@@ -249,9 +221,7 @@ class PixelConvolution(NamedTuple):
                 geometry=self.geometry,
             )
             gw = jnp.sum(blocks, 0) if blocks.shape[0] > 1 else blocks[0]
-        gw = _masked(gw * pixel_ops.SCALE, words).reshape(
-            *self.kernel, self.geometry.channels, n_out
-        )
+        gw = _masked(gw * SCALE, words).reshape(*self.kernel, self.geometry.channels, n_out)
         return None, gw.astype(self.w_dtype)
 
     def largest(self) -> None:

@@ -97,7 +97,8 @@ inline ffi::ErrorOr<ConvShape> conv_shape(Sizes xs, Sizes ws, Sizes result, int6
   // The copy with its border, in memory that can be addressed.
   constexpr double kMost = double(int64_t{1} << 46);
   fits = fits && double(s.n) * double(s.padded_h()) * double(s.padded_w()) *
-                         double(std::max(s.groups * s.words * 4, s.channels)) < kMost;
+                         double(std::max(s.groups * s.words * 4, s.channels)) <
+                     kMost;
   if (!fits) return wrong();
   return s;
 }

@@ -23,6 +23,11 @@ inline ffi::Error mismatch(const char* what) {
   return ffi::Error::InvalidArgument(what);
 }
 
+// One value for each column.
+inline bool covers(Sizes shape, int64_t columns) {
+  return shape.size() == 1 && shape[0] == columns;
+}
+
 // A large result is new memory: with huge pages the kernel hands it out in steps of 2 MiB.
 inline void advise(void* memory, int64_t bytes) {
 #if defined(__linux__)

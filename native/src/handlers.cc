@@ -94,10 +94,6 @@ BitsOut bits_out(uint32_t* out, int64_t columns, const S32& threshold, const Fla
           groups == 1 || columns / groups % 32 == 0};
 }
 
-bool covers(const ffi::AnyBuffer::Dimensions& shape, int64_t columns) {
-  return shape.size() == 1 && shape[0] == columns;
-}
-
 // ---- Matrix product
 
 template <class Out>

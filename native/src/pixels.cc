@@ -23,10 +23,6 @@ BitsOut bits_out(uint32_t* out, int64_t columns, const S32& threshold, const Fla
   return {out, ceil_div(columns, 32), threshold.typed_data(), flip.typed_data(), true};
 }
 
-bool covers(const Sizes& shape, int64_t columns) {
-  return shape.size() == 1 && shape[0] == columns;
-}
-
 int64_t columns(const U32& w) {
   return w.dimensions().size() == 2 ? w.dimensions()[0] : 0;
 }

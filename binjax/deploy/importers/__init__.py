@@ -6,9 +6,11 @@ from types import MappingProxyType
 
 from flax import nnx
 
-from binjax.deploy.graph import DeployError
 from binjax.deploy.importers.binarynet import load_binarynet
 from binjax.deploy.importers.larq import load_larq
+from binjax.deploy.operations import (
+    DeployError,
+)
 
 IMPORTERS: Mapping[str, Callable[[nnx.Module, str | Path], nnx.Module]] = MappingProxyType(
     {".h5": load_larq, ".hdf5": load_larq, ".npz": load_binarynet}

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from binjax.deploy.graph import DeployError
 from binjax.deploy.importers.fill import Layer, Model, Place, checked, fill, layers_of
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.layers import BatchNorm, BinaryConv
 
 _NORM = {"bias": "beta", "scale": "gamma", "mean": "mean", "spread": "inv_std"}

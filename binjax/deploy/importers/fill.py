@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from binjax.deploy.graph import DeployError
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, Flatten, Sequential
 from binjax.layers.norm import Running
 

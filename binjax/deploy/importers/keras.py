@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from binjax.deploy.graph import DeployError
 from binjax.deploy.importers.fill import KINDS
+from binjax.deploy.operations import (
+    DeployError,
+)
 
 
 class Saved(NamedTuple):

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from binjax.deploy.graph import DeployError
 from binjax.deploy.importers import keras
 from binjax.deploy.importers.fill import Layer, Model, Place, checked, fill, layers_of
+from binjax.deploy.operations import (
+    DeployError,
+)
 from binjax.layers import BatchNorm, BinaryConv
 
 _WEIGHTED = {"kernel": "kernel", "bias": "bias"}
