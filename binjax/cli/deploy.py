@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import binjax
 from binjax.config import ConfigError
 
 if TYPE_CHECKING:
@@ -158,12 +159,12 @@ def run_predict(args: argparse.Namespace) -> int:
     from binjax import deploy
     from binjax.data.images import read_images
 
-    try:
-        model = deploy.load(args.file, backend=args.backend)
-    except deploy.DeployError:
-        raise
-    except ValueError as error:  # a back end that is not there
-        raise ConfigError(f"predict: {error}") from None
+    if args.backend not in (None, *binjax.backends()):
+        usable = ", ".join(binjax.backends())
+        raise ConfigError(
+            f"predict: backend={args.backend!r} cannot be used here; usable: {usable}"
+        )
+    model = deploy.load(args.file, backend=args.backend)
     images, names = read_images(args.images, model.graph.image.shape, model.graph.image.dtype)
     names = [name.encode(errors="backslashreplace").decode() for name in names]
     scores = np.concatenate([np.asarray(model(part)) for part in _parts(images)])
