@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from binjax import config
-from binjax.config import ConfigError, parse_overrides, schema
+from binjax.config import ConfigError, networks, optimizers, parse_overrides
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 KINDS = {
@@ -133,7 +133,7 @@ def test_strings_survive_a_dump(text, load):
 
 @pytest.mark.parametrize("value", [1e-300, 1e16, 0.1 + 0.2, 2**-27, 5e-324, 1.0, 123456789.0])
 def test_numbers_survive_a_dump(value, load):
-    optimizer = schema.Sgd(learning_rate=value)
+    optimizer = optimizers.Sgd(learning_rate=value)
     changed = config.Config(optimizer=optimizer)
     assert load(config.dump(changed)).optimizer.learning_rate == value
 
@@ -174,8 +174,8 @@ def test_overrides_reach_every_level(load):
     loaded = load(text, *words)
     assert (loaded.epochs, loaded.data.limit_train) == (3, 20)
     assert loaded.data.train_files == ("a", "b")
-    assert loaded.optimizer == schema.Adam(
-        learning_rate=0.01, b1=0.5, schedule=schema.ShiftSchedule(every_epochs=4)
+    assert loaded.optimizer == optimizers.Adam(
+        learning_rate=0.01, b1=0.5, schedule=optimizers.ShiftSchedule(every_epochs=4)
     )
 
 
@@ -185,8 +185,8 @@ def test_the_last_override_counts(load):
 
 def test_another_kind_starts_from_its_own_defaults(load):
     text = '[optimizer]\nkind = "adam"\nb1 = 0.5\nlearning_rate = 0.5'
-    assert load(text, "--optimizer.kind", "sgd").optimizer == schema.Sgd()
-    assert load(text, "--optimizer.kind", "adam").optimizer == schema.Adam(
+    assert load(text, "--optimizer.kind", "sgd").optimizer == optimizers.Sgd()
+    assert load(text, "--optimizer.kind", "adam").optimizer == optimizers.Adam(
         b1=0.5, learning_rate=0.5
     )
 
@@ -197,7 +197,7 @@ def test_kind_is_applied_first(load):
         ["--model.kind", "cifar10_convnet", "--model.widths", "8", "4"],
     ):
         loaded = load('[model]\nkind = "mlp"', *words)
-        assert loaded.model == schema.Cifar10ConvNet(widths=(8, 4))
+        assert loaded.model == networks.Cifar10ConvNet(widths=(8, 4))
 
 
 @pytest.mark.parametrize("schedule_first", [True, False])
@@ -206,7 +206,7 @@ def test_an_outer_kind_is_applied_before_an_inner_one(load, schedule_first):
     outer = ["--optimizer.kind", "sgd"]
     words = [*inner, *outer] if schedule_first else [*outer, *inner]
     loaded = load('[optimizer]\nkind = "adam"', *words)
-    assert loaded.optimizer == schema.Sgd(schedule=schema.ExponentialSchedule(end=1e-3))
+    assert loaded.optimizer == optimizers.Sgd(schedule=optimizers.ExponentialSchedule(end=1e-3))
 
 
 # Refusals: the wording is what the user sees, so it is written out

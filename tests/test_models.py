@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from binjax.config import schema
+from binjax.config import networks
 from binjax.layers import BatchNorm, BinaryConv, BinaryDense, BinaryWeight, ShiftBatchNorm, capture
 from binjax.models import MODELS
 
@@ -123,7 +123,7 @@ def test_only_the_first_layer_takes_real_inputs(kind):
 def test_options_are_those_of_the_config(kind):
     """A config section's fields are the model's keyword arguments, defaults included; its
     ``first_layer`` becomes ``pixels``, by the data's scaling."""
-    sections = (schema.MLP, schema.Cifar10ConvNet, schema.SvhnConvNet, schema.LarqCifar10)
+    sections = (networks.MLP, networks.Cifar10ConvNet, networks.SvhnConvNet, networks.LarqCifar10)
     section = next(s for s in sections if s().kind == kind)()
     shape = MNIST if kind == "mlp" else CIFAR
     configured = abstract(kind, shape, **section.model_dump(exclude={"kind", "first_layer"}))

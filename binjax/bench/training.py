@@ -23,7 +23,7 @@ from binjax.bench import plain, torch_train
 from binjax.bench.ceiling import cpu_model
 from binjax.bench.plan import usable_threads
 from binjax.bench.problems import PROBLEMS, Problem, describe_net
-from binjax.config import schema
+from binjax.config.optimizers import Adam
 from binjax.models.options import Compute
 from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.state import Totals, TrainState
@@ -98,7 +98,7 @@ def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> St
 
     memory = variant if variant in ("int16", "lean") else "full"
     compute = Compute("float" if variant == "float" else "auto", memory)  # type: ignore[arg-type]
-    options = schema.Adam(learning_rate=1e-3)
+    options = Adam(learning_rate=1e-3)
     abstract = nnx.eval_shape(functools.partial(build, compute))
     mask = optim.variable_mask(abstract, layers.BinaryWeight)
     transform = make_optimizer(options, make_schedule(options, 1, 1), mask)

@@ -7,28 +7,30 @@ from typing import Any
 import optax
 
 from binjax import optim
-from binjax.config import schema
+from binjax.config import optimizers
 
 
-def make_schedule(options: schema.Optimizer, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(
+    options: optimizers.Optimizer, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
     """Learning rate as a function of the step."""
     rate, schedule = options.learning_rate, options.schedule
     match schedule:
-        case schema.ConstantSchedule():
+        case optimizers.ConstantSchedule():
             return optax.constant_schedule(rate)
-        case schema.ExponentialSchedule():
+        case optimizers.ExponentialSchedule():
             return optim.exponential_epoch_decay(rate, schedule.end, epochs, steps_per_epoch)
-        case schema.ShiftSchedule():
+        case optimizers.ShiftSchedule():
             return optim.shift_decay(rate, schedule.every_epochs * steps_per_epoch)
-        case schema.CosineSchedule():
+        case optimizers.CosineSchedule():
             return optax.cosine_decay_schedule(rate, epochs * steps_per_epoch)
-        case schema.InverseTimeSchedule():
+        case optimizers.InverseTimeSchedule():
             decay = schedule.decay
             return lambda step: rate / (1 + decay * step)
 
 
 def make_optimizer(
-    options: schema.Optimizer, schedule: optax.Schedule, mask: Any
+    options: optimizers.Optimizer, schedule: optax.Schedule, mask: Any
 ) -> optax.GradientTransformation:
     """The rule, the Glorot scale on binary weights if asked for, clipping last.
 
@@ -38,11 +40,11 @@ def make_optimizer(
         mask: which parameters are latent weights, see ``optim.variable_mask``.
     """
     match options:
-        case schema.Adam():
+        case optimizers.Adam():
             rule = optax.adam(schedule, options.b1, options.b2, options.eps)
-        case schema.Sgd():
+        case optimizers.Sgd():
             rule = optax.sgd(schedule, options.momentum)
-        case schema.ShiftAdaMax():
+        case optimizers.ShiftAdaMax():
             rule = optim.shift_adamax(
                 schedule, options.b1, options.b2, options.eps, options.variant
             )

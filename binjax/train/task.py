@@ -13,7 +13,8 @@ import optax
 from flax import nnx
 
 from binjax import data, metrics
-from binjax.config import Config, ConfigError, schema
+from binjax.config import Config, ConfigError
+from binjax.config.data import Data, StandardScaling, UnitScaling
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
 from binjax.deploy.floats import PixelScaling
 from binjax.layers import UNIT, BinaryWeight, PixelScale, products, split
@@ -93,7 +94,7 @@ def pixel_scale(config: Config) -> PixelScale | None:
     if model.first_layer == "float":
         return None
     problem, scale = None, UNIT
-    if isinstance(scaling, schema.StandardScaling):
+    if isinstance(scaling, StandardScaling):
         # A convolution's border would add a multiple of other weights at each place.
         if model.kind == "mlp" and len(scaling.mean) == len(scaling.std) == 1:
             scale = PixelScale.standard(scaling.mean[0], scaling.std[0])
@@ -110,9 +111,9 @@ def pixel_scale(config: Config) -> PixelScale | None:
     return scale if problem is None else None
 
 
-def pixel_scaling(scaling: schema.UnitScaling | schema.StandardScaling) -> PixelScaling:
+def pixel_scaling(scaling: UnitScaling | StandardScaling) -> PixelScaling:
     """What :func:`make_preprocess` does to pixels, as arrays."""
-    if isinstance(scaling, schema.UnitScaling):
+    if isinstance(scaling, UnitScaling):
         return PixelScaling(np.full(1, 2), np.full(1, 255), np.full(1, 1 / 255))
     mean, std = (np.asarray(v, np.float32) for v in (scaling.mean, scaling.std))
     return PixelScaling(np.ones(1), mean, np.reciprocal(std))
@@ -249,15 +250,13 @@ def _as_they_are(images: jax.Array) -> jax.Array:
     return images
 
 
-def make_preprocess(
-    scaling: schema.UnitScaling | schema.StandardScaling, channels: int
-) -> Preprocess:
+def make_preprocess(scaling: UnitScaling | StandardScaling, channels: int) -> Preprocess:
     """uint8 images ``[n, h, w, c]`` to the network's float32 input.
 
     Raises:
         ConfigError: as many means or standard deviations as there are neither channels nor one.
     """
-    if isinstance(scaling, schema.UnitScaling):
+    if isinstance(scaling, UnitScaling):
         return scale_to_unit
     for name, values in (("mean", scaling.mean), ("std", scaling.std)):
         if len(values) not in (1, channels):
@@ -269,7 +268,7 @@ def make_preprocess(
     return lambda images: normalize(images, mean, std)
 
 
-def make_augment(options: schema.Data) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def make_augment(options: Data) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """``augment(key, images)`` on uint8 images, inside jit."""
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
