@@ -1,5 +1,6 @@
 """Flax NNX layers of binarized networks. All are called ``layer(x, train=..., key=...)``."""
 
+from binjax.layers.annealed import QUANTIZER_MODULES, Progress, set_progress
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.functional import apply, split
@@ -13,6 +14,7 @@ from binjax.layers.sequential import Sequential
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 
 __all__ = [
+    "QUANTIZER_MODULES",
     "UNIT",
     "BatchNorm",
     "BinaryConv",
@@ -21,6 +23,7 @@ __all__ = [
     "Flatten",
     "MaxPool",
     "PixelScale",
+    "Progress",
     "Repeat",
     "Sequential",
     "ShiftBatchNorm",
@@ -29,5 +32,6 @@ __all__ = [
     "dropout",
     "products",
     "record",
+    "set_progress",
     "split",
 ]

@@ -24,7 +24,7 @@ from binjax.layers.quantize import (
 )
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
-from binjax.ste import Quantizer, precision, ste_sign
+from binjax.ste import Quantizer, factors_of, precision, ste_sign
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
 
@@ -44,11 +44,13 @@ class Factors(NamedTuple):
     Attributes:
         product: how, on packed words; None for a product of floats.
         x, kernel: real where the product takes their sign itself, else quantized.
+        scale: what the product is multiplied by, ``[n_out]`` or a scalar; None for 1.
     """
 
     product: Product | None
     x: jax.Array
     kernel: jax.Array
+    scale: jax.Array | None = None
 
 
 class BinaryLayer(nnx.Module):
@@ -79,8 +81,8 @@ class BinaryLayer(nnx.Module):
             if size < 1:
                 raise ValueError(f"{type(self).__name__}: {name} is {size}, must be at least 1")
         self.n_in, self.n_out = n_in, n_out
-        self.input_quantizer = resolve_quantizer(input_quantizer)
-        self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer)
+        self.input_quantizer = resolve_quantizer(input_quantizer, n_in)
+        self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer, n_out)
         self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
         self.pixels = UNIT if pixels is True else pixels or None
         self.backend, self.dtype = backend, dtype
@@ -120,7 +122,7 @@ class BinaryLayer(nnx.Module):
             y = self._float_product(factors.x, factors.kernel)
         else:
             y = multiply(factors.product, factors.x, factors.kernel)
-        y = plus_bias(y, None if self.bias is None else self.bias[...])
+        y = plus_bias(scaled(y, factors.scale), None if self.bias is None else self.bias[...])
         record(self, "output", y)
         return y
 
@@ -145,11 +147,11 @@ class BinaryLayer(nnx.Module):
                 f"{type(self).__name__} computes in a floating dtype, got {dtype} inputs; "
                 "scale images to floats first, give dtype=, or pixels=True for 8-bit images"
             )
-        x, kernel = x.astype(dtype), self.kernel[...]
+        x = x.astype(dtype)
         if not packed:
             return Factors(None, x, self._quantized_kernel().astype(dtype))
-        kernel = kernel if fused_kernel else self._quantized_kernel()
-        return Factors(self._product(x, kernel, (fused_x, fused_kernel)), x, kernel)
+        kernel, scale = self._signs(fused_kernel)
+        return Factors(self._product(x, kernel, (fused_x, fused_kernel)), x, kernel, scale)
 
     def check(self, x: jax.Array) -> None:
         """Refuse an input of another shape or, for pixels, dtype."""
@@ -168,8 +170,15 @@ class BinaryLayer(nnx.Module):
             real = dropout(_derive(key, 1), scale.inputs(x).astype(dtype), self.dropout)
             return Factors(None, real, self._quantized_kernel().astype(dtype))
         fused = self.kernel_quantizer is ste_sign
-        kernel = self.kernel[...] if fused else self._quantized_kernel()
-        return Factors(self._pixel_product(x, kernel, fused, dtype), x, kernel)
+        kernel, factor = self._signs(fused)
+        return Factors(self._pixel_product(x, kernel, fused, dtype), x, kernel, factor)
+
+    def _signs(self, fused: bool) -> tuple[jax.Array, jax.Array | None]:
+        """The kernel for a product of bits, real if that takes its sign, and its scale."""
+        if fused:
+            return self.kernel[...], None
+        split = factors_of(self.kernel_quantizer)
+        return (self._quantized_kernel(), None) if split is None else split(self.kernel[...])
 
     def _quantized_kernel(self) -> jax.Array:
         return quantize(self.kernel_quantizer, self.kernel[...], train=False, key=None)
@@ -189,6 +198,13 @@ class BinaryLayer(nnx.Module):
     def _kernels(self) -> str | None:
         # Pixels are exact in float products too: the portable form is one.
         return {"auto": None, "float": "xla"}.get(self.backend, self.backend)
+
+
+def scaled(y: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Y times a scale along its last axis (or a scalar), or y where there is none."""
+    if scale is None:
+        return y
+    return y * scale.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def plus_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:

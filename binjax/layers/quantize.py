@@ -1,30 +1,69 @@
-"""Quantizers of layers: names resolved, stochastic ones drawn."""
+"""Quantizers of layers: names resolved, parameters checked, stochastic ones drawn."""
 
 from __future__ import annotations
 
-import jax
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from binjax.layers.annealed import QUANTIZER_MODULES
 from binjax.ste import QUANTIZERS, Quantizer, Stochastic
 
-QuantizerLike = str | Quantizer | Stochastic | None
+QuantizerLike = str | Mapping[str, Any] | Quantizer | Stochastic | None
+"""A name, a table ``{"kind": name, **parameters}``, a function or NNX module, or None."""
 
 
-def resolve_quantizer(quantizer: QuantizerLike) -> Quantizer | Stochastic | None:
-    """The quantizer a name stands for; functions and None pass through.
+def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochastic | None:
+    """The quantizer that a name or table stands for; functions, modules and None pass through.
+
+    Args:
+        quantizer: see :data:`QuantizerLike`.
+        n: channels along the last axis of what is quantized, for quantizers that have parameters
+            per channel.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name or parameter, a parameter out of range.
     """
-    if not isinstance(quantizer, str):
+    if isinstance(quantizer, str):
+        quantizer = {"kind": quantizer}
+    if not isinstance(quantizer, Mapping):
         return quantizer
-    if quantizer not in QUANTIZERS:
-        raise ValueError(f"unknown quantizer {quantizer!r}; known: {', '.join(QUANTIZERS)}")
-    return QUANTIZERS[quantizer]
+    options = dict(quantizer)
+    name = options.pop("kind", None)
+    if name in QUANTIZER_MODULES:
+        module: Quantizer = _made(name, functools.partial(QUANTIZER_MODULES[name], n, **options))
+        return module
+    if name not in QUANTIZERS:
+        known = [*QUANTIZERS, *QUANTIZER_MODULES]
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"unknown quantizer {name!r}; {hint}")
+    found = QUANTIZERS[name]
+    if not options:
+        return found
+    if isinstance(found, Stochastic):
+        raise ValueError(f"quantizer {name!r} has no parameters, got {', '.join(options)}")
+    bound = functools.partial(found, **options)
+    like = jax.ShapeDtypeStruct((2, n), jnp.float32)
+    _made(name, lambda: jax.eval_shape(bound, like))
+    return bound
 
 
-def resolve_kernel_quantizer(quantizer: QuantizerLike) -> Quantizer | None:
+def _made(name: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"quantizer {name!r}: {error}") from None
+
+
+def resolve_kernel_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | None:
     """As :func:`resolve_quantizer`; kernels take deterministic quantizers only."""
-    found = resolve_quantizer(quantizer)
+    found = resolve_quantizer(quantizer, n)
     if isinstance(found, Stochastic):
         raise ValueError("a kernel quantizer must be deterministic; stochastic ones are for inputs")
     return found
@@ -47,7 +86,13 @@ def quantize(
 
 def name_of(quantizer: Quantizer | Stochastic | None) -> str:
     """What a message calls a resolved quantizer."""
+    if isinstance(quantizer, functools.partial):
+        given = ", ".join(f"{name}={value!r}" for name, value in quantizer.keywords.items())
+        return f"{name_of(quantizer.func)}({given})"
     for name, known in QUANTIZERS.items():
         if quantizer is known:
+            return name
+    for name, kind in QUANTIZER_MODULES.items():
+        if isinstance(quantizer, nnx.Module) and type(quantizer) is kind:
             return name
     return str(getattr(quantizer, "__name__", quantizer))

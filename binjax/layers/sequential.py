@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 from flax import nnx
 
-from binjax.layers.base import BinaryLayer, Factors, plus_bias
+from binjax.layers.base import BinaryLayer, Factors, plus_bias, scaled
 from binjax.layers.functional import apply, split
 from binjax.xnor.product import Keep, multiply_then
 
@@ -87,14 +87,14 @@ class Sequential(nnx.Module):
         bias = None if first.bias is None else first.bias[...]
 
         def run(result: jax.Array, rest: Any) -> tuple[jax.Array, list[Any]]:
-            bias, params, stats, keys = rest
-            y, moved = plus_bias(result, bias), []
+            scale, bias, params, stats, keys = rest
+            y, moved = plus_bias(scaled(result, scale), bias), []
             for (graphdef, _, _), *own in zip(parts, params, stats, keys, strict=True):
                 y, new = apply(graphdef, own[0], own[1], y, train=True, key=own[2])
                 moved.append(new)
             return y, moved
 
-        rest = (bias, [p for _, p, _ in parts], [s for _, _, s in parts], keys)
+        rest = (factors.scale, bias, [p for _, p, _ in parts], [s for _, _, s in parts], keys)
         # Sums of pixels are not kept: they are quickly made again, and too large for 16 bits.
         keep: Keep = "int16" if self.memory == "int16" and not first.pixels else "lean"
         assert factors.product is not None

@@ -1,0 +1,177 @@
+"""What a quantizer is: an exact value with a declared derivative and a declared precision."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Autodiff = Literal["vjp", "jvp"]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Quantizer = Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """A quantizer that draws: ``training(key, x)`` while training, ``evaluation(x)`` after.
+
+    ``bits`` is the precision of its values, as in :func:`declare`.
+    """
+
+    training: Callable[[jax.Array, jax.Array], jax.Array]
+    evaluation: Quantizer
+    bits: int | None = None
+
+
+class Factors(NamedTuple):
+    """A quantizer's values as ±1 times a scale, so that ±1 can be multiplied on packed bits.
+
+    Attributes:
+        signs: ±1, of the latent weights' shape.
+        scale: one factor per output channel, ``[n_out]``, or a scalar.
+    """
+
+    signs: jax.Array
+    scale: jax.Array
+
+
+class StraightThrough(Protocol):
+    """What :func:`straight_through` returns: ``f(x, *params, autodiff="vjp")``."""
+
+    def __call__(self, x: ArrayLike, *params: Any, autodiff: Autodiff = "vjp") -> jax.Array:
+        """Value and declared derivative at x."""
+
+
+def declare(
+    bits: int, factors: Callable[..., Factors] | None = None
+) -> Callable[[Function], Function]:
+    """Decorator that says of a quantizer how many bits its values have: 1 for ±1, 32 for real.
+
+    Layers and summaries ask :func:`precision`. A function that declares nothing works too, but
+    counts as real-valued. NNX modules that quantize have an attribute ``bits`` and, if their
+    values are scaled, a method ``factors``.
+
+    Args:
+        bits: of the values; 1 also for ±1 times a scale per output channel.
+        factors: for scaled ±1: a function of the quantizer's own arguments whose two results
+            multiply to the quantizer's value, with its gradients.
+    """
+
+    def mark(function: Function) -> Function:
+        vars(function).update(bits=bits, factors=factors)
+        return function
+
+    return mark
+
+
+def precision(quantizer: Quantizer | Stochastic | None) -> int | None:
+    """Declared bits of a quantizer's values, 32 for None (no quantizer); None if undeclared."""
+    if quantizer is None:
+        return 32
+    if isinstance(quantizer, functools.partial):
+        return precision(quantizer.func)
+    bits: int | None = getattr(quantizer, "bits", None)
+    return bits
+
+
+def factors_of(quantizer: Quantizer | Stochastic | None) -> Callable[..., Factors] | None:
+    """The quantizer's values as signs and scale; None if they are not scaled."""
+    if isinstance(quantizer, functools.partial):
+        inner = factors_of(quantizer.func)
+        given = quantizer.args, quantizer.keywords
+        return None if inner is None else functools.partial(inner, *given[0], **given[1])
+    factors: Callable[..., Factors] | None = getattr(quantizer, "factors", None)
+    return factors
+
+
+def straight_through(
+    forward: Callable[..., jax.Array], derivative: Callable[..., jax.Array]
+) -> StraightThrough:
+    """A function with the value of ``forward`` and the derivative you declare.
+
+    Args:
+        forward: ``forward(x, *params)``, elementwise in ``x``, same shape and dtype.
+        derivative: ``derivative(x, *params)``, used for dy/dx element by element.
+
+    Returns:
+        ``f(x, *params, autodiff="vjp")``. ``params`` are numbers or arrays (they may be traced,
+        for annealed surrogates); no gradient flows to them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> triangle = straight_through(sign, lambda x: jnp.maximum(0.0, 1.0 - jnp.abs(x)))
+        >>> triangle = declare(bits=1)(triangle)
+        >>> float(jax.grad(triangle)(0.25))
+        0.75
+    """
+    return elementwise(
+        forward,
+        residual=lambda x, *params: (x, *params),
+        pullback=lambda kept, g: g * derivative(*kept).astype(g.dtype),
+    )
+
+
+def elementwise(
+    forward: Callable[..., jax.Array],
+    residual: Callable[..., Any],
+    pullback: Callable[[Any, jax.Array], jax.Array],
+) -> StraightThrough:
+    """``forward`` with gradient ``pullback(residual(x, *params), g)``, linear in ``g``.
+
+    ``residual`` chooses what is kept for the backward pass: a boolean mask where that is enough.
+    Both rules call the differentiable function again for the value, so that a second
+    differentiation sees the declared derivative too and not the true one.
+    """
+
+    @jax.custom_vjp
+    def reverse(x: jax.Array, *params: Any) -> jax.Array:
+        return forward(x, *params)
+
+    def reverse_fwd(x: jax.Array, *params: Any) -> tuple[jax.Array, Any]:
+        no_gradients = (None,) * len(params)
+        return reverse(x, *params), (residual(x, *params), no_gradients)
+
+    def reverse_bwd(kept: Any, g: jax.Array) -> tuple[Any, ...]:
+        kept, no_gradients = kept
+        return (pullback(kept, g), *no_gradients)
+
+    @jax.custom_jvp
+    def both(x: jax.Array, *params: Any) -> jax.Array:
+        return forward(x, *params)
+
+    def both_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        return both(*primals), pullback(residual(*primals), tangents[0])
+
+    reverse.defvjp(reverse_fwd, reverse_bwd)
+    both.defjvp(both_jvp)
+
+    def quantizer(x: ArrayLike, *params: Any, autodiff: Autodiff = "vjp") -> jax.Array:
+        x = floating("a quantizer", x)
+        params = tuple(jnp.asarray(p, x.dtype) if isinstance(p, int | float) else p for p in params)
+        if autodiff == "vjp":
+            return reverse(x, *params)
+        if autodiff == "jvp":
+            return both(x, *params)
+        raise ValueError(f'autodiff is "vjp" or "jvp", not {autodiff!r}')
+
+    return quantizer
+
+
+def floating(name: str, x: ArrayLike) -> jax.Array:
+    """The array x; TypeError if it is not floating."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} needs a floating dtype, got {x.dtype}; convert x first")
+    return x
+
+
+def where_inside(inside: jax.Array, g: jax.Array) -> jax.Array:
+    """The gradient where the mask is set, else 0: the pullback of saturated gradients."""
+    return jnp.where(inside, g, jnp.zeros_like(g))
