@@ -28,10 +28,79 @@ def hinge(scores: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(_violation("hinge", scores, targets))
 
 
-def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy of logits ``[..., classes]`` and integer labels ``[...]``."""
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels)
+def cross_entropy(scores: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Mean softmax cross-entropy of logits ``[..., classes]`` and integer labels ``[...]``.
+
+    Args:
+        scores: floating logits.
+        labels: integers.
+        label_smoothing: share of the target spread evenly over all classes, in [0, 1)
+            (Szegedy et al. 2016, §7).
+    """
+    if label_smoothing == 0:
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels)
+    else:
+        targets = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        smooth = optax.smooth_labels(targets, label_smoothing)
+        losses = optax.losses.softmax_cross_entropy(scores, smooth)
     return jnp.mean(losses)
+
+
+def distillation(
+    scores: jax.Array, teacher_scores: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    """``T^2·KL(teacher || student)`` of the softmax at temperature T, mean over the batch.
+
+    Hinton et al. 2015, §2.1; with T = 1 its gradient is that of ReActNet's distributional loss
+    (Liu et al. 2020, eq. 6). No gradient flows to the teacher.
+
+    Args:
+        scores, teacher_scores: logits ``[..., classes]`` of one shape.
+        temperature: > 0.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    if scores.shape != teacher_scores.shape:
+        raise ValueError(
+            f"distillation: scores {scores.shape} and teacher_scores {teacher_scores.shape} differ"
+        )
+    if temperature <= 0:
+        raise ValueError(f"distillation: temperature is {temperature}, must be positive")
+    ours = jax.nn.log_softmax(scores / temperature)
+    theirs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_scores) / temperature)
+    divergence = jnp.sum(jnp.exp(theirs) * (theirs - ours), -1)
+    return temperature**2 * jnp.mean(divergence)
+
+
+def attention_map(x: jax.Array) -> jax.Array:
+    """Where activations ``[n, h, w, c]`` are large: ``mean_c x^2``, ``[n, h·w]``, of L2 norm 1.
+
+    Zagoruyko & Komodakis 2017, eq. 2 with p = 2.
+    """
+    energy = jnp.mean(jnp.square(x.astype(jnp.float32)), -1).reshape(x.shape[0], -1)
+    return energy / jnp.maximum(jnp.linalg.norm(energy, axis=-1, keepdims=True), 1e-12)
+
+
+def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """L2 distance of two attention maps, mean over the batch (Martinez et al. 2020, §4.2).
+
+    Args:
+        student, teacher: activations ``[n, h, w, c]``; channels may differ. No gradient flows to
+            the teacher.
+
+    Raises:
+        ValueError: batch, height or width differ.
+    """
+    if student.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
+        raise ValueError(
+            f"attention_transfer: activations {student.shape} and {teacher.shape} must have one "
+            "batch, height and width"
+        )
+    difference = attention_map(student) - jax.lax.stop_gradient(attention_map(teacher))
+    # The norm itself has no gradient at 0, where student and teacher agree.
+    squared = jnp.sum(jnp.square(difference), -1)
+    return jnp.mean(jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0))
 
 
 def one_vs_rest(labels: jax.Array, n_classes: int, dtype: jax.typing.DTypeLike) -> jax.Array:

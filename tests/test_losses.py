@@ -98,3 +98,52 @@ def test_no_implicit_promotion(
 ) -> None:
     scores, labels = jax.ShapeDtypeStruct((7, 5), dtype), jax.ShapeDtypeStruct((7,), jnp.int32)
     assert jax.eval_shape(losses.LABEL_LOSSES[name], scores, labels).dtype == dtype
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_label_smoothing() -> None:
+    targets = np.full((7, 5), 0.2 / 5) + 0.8 * np.eye(5)[LABELS]
+    expected = -np.mean(np.sum(targets * np.log(softmax(SCORES.astype(np.float64))), -1))
+    found = losses.cross_entropy(jnp.asarray(SCORES), jnp.asarray(LABELS), label_smoothing=0.2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation(temperature: float) -> None:
+    teacher = RNG.normal(0, 3, (7, 5)).astype(np.float32)
+    p = softmax(teacher.astype(np.float64) / temperature)
+    q = softmax(SCORES.astype(np.float64) / temperature)
+    expected = temperature**2 * np.mean(np.sum(p * np.log(p / q), -1))
+    loss = lambda s, t: losses.distillation(s, t, temperature)  # noqa: E731
+    np.testing.assert_allclose(loss(SCORES, teacher), expected, rtol=1e-5)
+    ours, theirs = jax.grad(loss, (0, 1))(jnp.asarray(SCORES), jnp.asarray(teacher))
+    np.testing.assert_allclose(ours, temperature * (q - p) / 7, atol=1e-6)
+    assert not np.any(theirs)
+    assert losses.distillation(jnp.asarray(teacher), jnp.asarray(teacher)) == 0
+
+
+def test_attention_transfer() -> None:
+    student, teacher = RNG.normal(size=(3, 4, 5, 6)), RNG.normal(size=(3, 4, 5, 2))
+
+    def attention(x: np.ndarray) -> np.ndarray:
+        q = np.mean(x**2, -1).reshape(3, 20)
+        return q / np.sqrt(np.sum(q**2, -1, keepdims=True))
+
+    expected = np.mean(np.sqrt(np.sum((attention(student) - attention(teacher)) ** 2, -1)))
+    student, teacher = jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32)
+    np.testing.assert_allclose(losses.attention_transfer(student, teacher), expected, rtol=1e-5)
+    same = jax.grad(lambda x: losses.attention_transfer(x, student))(student)
+    assert np.array_equal(same, np.zeros_like(same))
+
+
+def test_distillation_refuses() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) and teacher_scores \(2, 4\)"):
+        losses.distillation(jnp.ones((2, 3)), jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        losses.distillation(jnp.ones((2, 3)), jnp.ones((2, 3)), 0)
+    with pytest.raises(ValueError, match="one batch, height and width"):
+        losses.attention_transfer(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 2, 3, 1)))
