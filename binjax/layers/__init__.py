@@ -3,7 +3,7 @@
 from binjax.layers.annealed import QUANTIZER_MODULES, Progress, set_progress
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
-from binjax.layers.functional import apply, split
+from binjax.layers.functional import apply, apply_watched, split
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.pool import MaxPool
 from binjax.layers.products import products
@@ -28,6 +28,7 @@ __all__ = [
     "Sequential",
     "ShiftBatchNorm",
     "apply",
+    "apply_watched",
     "capture",
     "dropout",
     "products",

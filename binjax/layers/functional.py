@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
+
+from binjax.layers.recording import Passed, flatten_passed
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef[Any], Any, Any]:
@@ -27,3 +30,29 @@ def apply(
     model = nnx.merge(graphdef, params, stats)
     scores = model(images, train=train, key=key)
     return scores, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def apply_watched(
+    graphdef: nnx.GraphDef[Any],
+    params: Any,
+    stats: Any,
+    images: jax.Array,
+    names: Sequence[str],
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """As :func:`apply`, and what the named layers of :class:`~binjax.layers.Sequential` put out.
+
+    Raises:
+        ValueError: a name that no layer of a chain has (with ``memory`` other than ``"full"`` only
+            the last layer of each block of the chain has one).
+    """
+    model = nnx.merge(graphdef, params, stats)
+    scores, state = nnx.capture(model, Passed)(images, train=train, key=key)  # type: ignore[no-untyped-call]
+    seen = flatten_passed(state)
+    missing = [name for name in names if name not in seen]
+    if missing:
+        raise ValueError(f"no layer {missing[0]!r}; known: {', '.join(seen)}")
+    _, _, _, moved = nnx.split(model, nnx.Param, Passed, ...)  # type: ignore[misc]
+    return scores, nnx.to_pure_dict(moved), {name: seen[name] for name in names}

@@ -10,6 +10,16 @@ from flax import nnx
 Recorded = dict[str, dict[str, jax.Array]]
 
 
+class Passed(nnx.Variable[jax.Array]):
+    """What a layer of a chain hands to the next one, for :func:`binjax.layers.apply_watched`."""
+
+
+def record_passed(module: nnx.Module, name: str, value: jax.Array) -> None:
+    """Give the output of layer ``name`` of a chain to a surrounding capture of them."""
+    if hasattr(module, "__captures__"):
+        module.sow(Passed, name, value)
+
+
 def record(module: nnx.Module, name: str, value: jax.Array) -> None:
     """Give ``value`` to a surrounding ``nnx.capture``; do nothing outside of one."""
     if hasattr(module, "__captures__"):
@@ -26,6 +36,17 @@ def capture(model: nnx.Module, x: jax.Array) -> Recorded:
     found: Recorded = {}
     _collect(found, (), nnx.to_pure_dict(recorded))
     return found
+
+
+def flatten_passed(state: Any) -> dict[str, jax.Array]:
+    """What :func:`record_passed` gave, by layer path such as ``"stage2/conv1"``."""
+    found: Recorded = {}
+    _collect(found, (), nnx.to_pure_dict(state))
+    return {
+        f"{chain}/{name}" if chain else name: value
+        for chain, values in found.items()
+        for name, value in values.items()
+    }
 
 
 def _collect(found: Recorded, path: tuple[str, ...], value: Any) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from binjax.layers.base import BinaryLayer, Factors, plus_bias, scaled
 from binjax.layers.functional import apply, split
+from binjax.layers.recording import record_passed
 from binjax.xnor.product import Keep, multiply_then
 
 Memory = Literal["full", "int16", "lean"]
@@ -46,6 +47,7 @@ class Sequential(nnx.Module):
         """x: what the first layer takes."""
         for block in self._blocks(train):
             x = self._run(block, x, train, key)
+            record_passed(self, self.names[block[-1]], x)
         return x
 
     def _blocks(self, train: bool) -> list[list[int]]:

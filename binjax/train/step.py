@@ -11,7 +11,8 @@ import optax
 from flax import nnx
 
 from binjax import metrics
-from binjax.layers import apply, capture
+from binjax.layers import apply, apply_watched, capture
+from binjax.train.distill import Distillation
 from binjax.train.state import (
     Totals,
     TrainState,
@@ -22,28 +23,71 @@ from binjax.train.state import (
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
-Gradient = Callable[[TrainState, jax.Array, jax.Array], Any]
+Gradient = Callable[..., Any]
+Advance = Callable[[Any, jax.Array], Any]
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 Evaluate = Callable[[Any, Any, Totals, Any, Any, Any], Totals]
 
 
+def make_advance(flags: Any, steps_per_epoch: int, epochs: int) -> Advance:
+    """``advance(stats, step)``: every ``Progress`` set to the share of epochs that are over.
+
+    Args:
+        flags: bools of the structure of ``stats``, true for ``Progress`` variables.
+        steps_per_epoch, epochs: of the whole training.
+    """
+
+    def advance(stats: Any, step: jax.Array) -> Any:
+        share = ((step // steps_per_epoch) / epochs).astype(jnp.float32)
+        fill = lambda leaf, flag: jnp.full_like(leaf, share) if flag else leaf  # noqa: E731
+        return jax.tree.map(fill, stats, flags)
+
+    return advance
+
+
 def make_gradient(
-    graphdef: nnx.GraphDef[Any], loss: Loss, augment: Augment, preprocess: Preprocess
+    graphdef: nnx.GraphDef[Any],
+    loss: Loss,
+    augment: Augment,
+    preprocess: Preprocess,
+    advance: Advance = lambda stats, step: stats,
+    distill: Distillation | None = None,
 ) -> Gradient:
-    """``gradient(state, images, labels) -> ((loss, (scores, stats)), gradients)`` of a step."""
+    """``gradient(state, images, labels) -> ((loss, (scores, stats)), gradients)`` of a step.
+
+    With ``distill`` it takes the teacher's variables as a fourth argument.
+    """
+    watched = () if distill is None else distill.watched
 
     def objective(
-        params: Any, stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+        params: Any, stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array, target: Any
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        scores, stats = apply(graphdef, params, stats, images, train=True, key=key)
+        if watched:
+            scores, stats, seen = apply_watched(
+                graphdef, params, stats, images, watched, train=True, key=key
+            )
+        else:
+            seen = {}
+            scores, stats = apply(graphdef, params, stats, images, train=True, key=key)
         scores = scores.astype(jnp.float32)
-        return loss(scores, labels), (scores, stats)
+        value = loss(scores, labels)
+        if distill is not None:
+            value = distill.loss(value, scores, seen, target)
+        return value, (scores, stats)
 
-    def gradient(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
+    def gradient(
+        state: TrainState, images: jax.Array, labels: jax.Array, teacher: Any = None
+    ) -> Any:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        images = preprocess(augment(jax.random.fold_in(key, 0), images))
+        images = augment(jax.random.fold_in(key, 0), images)
+        target = None if distill is None else distill.target(teacher, images)
         return jax.value_and_grad(objective, has_aux=True)(
-            state.params, state.stats, images, labels, jax.random.fold_in(key, 1)
+            state.params,
+            advance(state.stats, state.step),
+            preprocess(images),
+            labels,
+            jax.random.fold_in(key, 1),
+            target,
         )
 
     return gradient
@@ -54,13 +98,14 @@ def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> St
 
     Images are uint8 ``[n, h, w, c]``, labels int32 ``[n]``; metrics are scalars on the device:
     ``loss``, ``accuracy``, ``failed_step``. A step whose loss or gradient is not finite, and
-    every step after it, leaves the weights alone; the first is noted in ``failed_step``.
+    every step after it, leaves the weights alone; the first is noted in ``failed_step``. What
+    further arguments it is given, it hands to ``gradient``.
     """
 
     def step(
-        state: TrainState, images: jax.Array, labels: jax.Array
+        state: TrainState, images: jax.Array, labels: jax.Array, *more: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        (value, (scores, stats)), grads = gradient(state, images, labels)
+        (value, (scores, stats)), grads = gradient(state, images, labels, *more)
         good = _all_finite(value, grads) & (state.failed_step < 0)
 
         def update(params: Any, opt_state: Any) -> Any:
