@@ -18,6 +18,7 @@ seed = 0
 epochs = 20
 batch_size = 100
 loss = "squared_hinge"
+label_smoothing = 0.0
 backend = "auto"
 memory = "full"
 dtype = "float32"
@@ -217,7 +218,10 @@ def test_an_outer_kind_is_applied_before_an_inner_one(load, schedule_first):
     [
         ("epoch = 3", "epoch: unknown key; did you mean epochs?"),
         ("[data]\nlimit_trian = 3", "data.limit_trian: unknown key; did you mean limit_train"),
-        ("zzz = 3", "zzz: unknown key; known here: seed, epochs, batch_size, loss, data, "),
+        (
+            "zzz = 3",
+            "zzz: unknown key; known here: seed, epochs, batch_size, loss, ",
+        ),
         ('[model]\nkind = "mlp"\nwidth = [3]', "model.width: unknown key; did you mean widths?"),
         (
             '[model]\nkind = "mlp"\n[model.norm]\nkind = "shift"\nrunning = "variance"',

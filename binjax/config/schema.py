@@ -9,7 +9,7 @@ from pydantic import Field
 from binjax.config.data import Data
 from binjax.config.networks import MLP, Model
 from binjax.config.optimizers import Adam, Optimizer
-from binjax.config.section import NonNegative, Positive, Section
+from binjax.config.section import NonNegative, Positive, Rate, Section, Share
 
 
 class Checkpoint(Section):
@@ -31,6 +31,21 @@ class Parallel(Section):
     """seconds that the processes of --distributed wait for one another at the start"""
 
 
+class Distill(Section):
+    """Imitate the network of another run."""
+
+    teacher: str
+    """its run folder; the best epoch is taken"""
+    weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """of the divergence from the teacher's scores; the loss on labels gets the rest"""
+    temperature: Rate = 1.0
+    """of both softmaxes"""
+    attention: tuple[str, ...] = ()
+    """layers whose attention maps are compared, "ours" or "ours=theirs" """
+    attention_weight: Rate = 1.0
+    """of each comparison"""
+
+
 Backend = Literal["auto", "float", "xla", "native", "triton"]
 Memory = Literal["full", "int16", "lean"]
 
@@ -43,9 +58,13 @@ class Config(Section):
     epochs: Positive = 10
     batch_size: Positive = 100
     loss: Literal["squared_hinge", "hinge", "cross_entropy"] = "squared_hinge"
+    label_smoothing: Share = 0.0
+    """share of the target spread over all classes; cross_entropy only"""
     data: Data = Data()
     model: Model = MLP()
     optimizer: Optimizer = Adam()
+    distill: Distill | None = None
+    """a teacher to imitate; default none"""
     checkpoint: Checkpoint = Checkpoint()
     parallel: Parallel = Parallel()
     backend: Backend = "auto"

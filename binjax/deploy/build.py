@@ -109,6 +109,8 @@ def _floats_because(named: Named, *, first: bool, image: Image) -> str | None:
             f"{named.name}: its border of {layer.pad_value:g} cannot be exported; take pad_value "
             "-1, 0 or 1"
         )
+    if layer.groups != 1:
+        raise DeployError(f"{named.name}: {layer.groups} groups cannot be exported; take 1")
     if layer.pixels is not None and not first:
         raise DeployError(f"{named.name} takes pixels but is not the first layer")
     if precision(layer.kernel_quantizer) != 1:
@@ -201,10 +203,10 @@ def _operation(
     if len(shape) != 3:
         raise DeployError(f"{name} (conv) takes [h, w, {layer.n_in}], not {list(shape)}")
     (top, bottom), (left, right) = pads(
-        shape[:2], layer.kernel_size, layer.strides, layer.padding, (1, 1)
+        shape[:2], layer.kernel_size, layer.strides, layer.padding, layer.dilation
     )
     geometry = Geometry(
-        layer.n_in, layer.strides, (1, 1), (top, bottom, left, right), int(layer.pad_value)
+        layer.n_in, layer.strides, layer.dilation, (top, bottom, left, right), int(layer.pad_value)
     )
     return Conv(name, operand, layer.n_out, layer.kernel_size, geometry, 1, rule)
 
@@ -219,6 +221,8 @@ def _shape_after(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
 def pool_sizes(module: nnx.Module) -> tuple[tuple[int, int], tuple[int, int]]:
     """Window and strides of a pooling layer."""
     assert isinstance(module, MaxPoolLayer)
+    if module.padding != "VALID":
+        raise DeployError(f"max-pooling with padding {module.padding} cannot be exported")
     return module.window, module.strides
 
 

@@ -1,11 +1,22 @@
 """Flax NNX layers of binarized networks. All are called ``layer(x, train=..., key=...)``."""
 
+from binjax.layers.activation import (
+    ACTIVATIONS,
+    Activation,
+    DPReLU,
+    Identity,
+    LearnedScale,
+    PReLU,
+    RPReLU,
+    Shift,
+)
 from binjax.layers.annealed import QUANTIZER_MODULES, Progress, set_progress
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
+from binjax.layers.block import Concatenate, Dropout, Gate, Residual
 from binjax.layers.functional import apply, apply_watched, split
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
-from binjax.layers.pool import MaxPool
+from binjax.layers.pool import AvgPool, GlobalAvgPool, MaxPool
 from binjax.layers.products import products
 from binjax.layers.recording import capture, record
 from binjax.layers.regular import Flatten, dropout
@@ -14,18 +25,32 @@ from binjax.layers.sequential import Sequential
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 
 __all__ = [
+    "ACTIVATIONS",
     "QUANTIZER_MODULES",
     "UNIT",
+    "Activation",
+    "AvgPool",
     "BatchNorm",
     "BinaryConv",
     "BinaryDense",
     "BinaryWeight",
+    "Concatenate",
+    "DPReLU",
+    "Dropout",
     "Flatten",
+    "Gate",
+    "GlobalAvgPool",
+    "Identity",
+    "LearnedScale",
     "MaxPool",
+    "PReLU",
     "PixelScale",
     "Progress",
+    "RPReLU",
     "Repeat",
+    "Residual",
     "Sequential",
+    "Shift",
     "ShiftBatchNorm",
     "apply",
     "apply_watched",

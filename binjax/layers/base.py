@@ -75,19 +75,21 @@ class BinaryLayer(nnx.Module):
         dtype: DTypeLike | None,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
+        groups: int = 1,
     ):
         *before, n_in, n_out = kernel_shape
+        n_in *= groups
         for name, size in (("n_in", n_in), ("n_out", n_out)):
             if size < 1:
                 raise ValueError(f"{type(self).__name__}: {name} is {size}, must be at least 1")
-        self.n_in, self.n_out = n_in, n_out
+        self.n_in, self.n_out, self.groups = n_in, n_out, groups
         self.input_quantizer = resolve_quantizer(input_quantizer, n_in)
         self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer, n_out)
         self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
         self.pixels = UNIT if pixels is True else pixels or None
         self.backend, self.dtype = backend, dtype
         self.taps = math.prod(before)
-        self.elements = self.taps * n_in
+        self.elements = self.taps * (n_in // groups)
         check_choice(type(self).__name__, backend, self.operands)
         value = kernel_init(rngs.params(), tuple(kernel_shape), param_dtype)
         self.kernel = _kernel(value, self.kernel_quantizer)

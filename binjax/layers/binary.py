@@ -10,8 +10,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform
+from binjax.layers.pool import check_padding
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor import conv, matmul, pixels
+from binjax.xnor.geometry import Padding, check_groups, pads, pair
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product
 
@@ -102,10 +104,11 @@ class BinaryConv(BinaryLayer):
     Args:
         n_in, n_out: channels.
         kernel_size: (height, width).
-        strides: (vertical, horizontal).
-        padding: ``"SAME"`` or ``"VALID"``.
-        pad_value: what SAME padding puts around the *quantized* input: 0 (as Larq's default),
-            or ±1 to stay binary at the border.
+        strides, dilation: (vertical, horizontal).
+        padding: ``"SAME"``, ``"VALID"`` or ``((top, bottom), (left, right))``.
+        pad_value: what padding puts around the *quantized* input: 0 (as Larq's default), or ±1 to
+            stay binary at the border; any other number makes a product of floats.
+        groups: of channels, each convolved alone: the kernel is ``[kh, kw, n_in/groups, n_out]``.
         input_quantizer, kernel_quantizer, dropout, use_bias, kernel_init, pixels, backend,
             dtype, param_dtype, rngs: see :class:`BinaryDense`.
     """
@@ -117,8 +120,10 @@ class BinaryConv(BinaryLayer):
         kernel_size: Sequence[int] = (3, 3),
         *,
         strides: Sequence[int] = (1, 1),
-        padding: str = "SAME",
+        padding: Padding = "SAME",
         pad_value: float = 0.0,
+        dilation: Sequence[int] = (1, 1),
+        groups: int = 1,
         input_quantizer: QuantizerLike = "ste_sign",
         kernel_quantizer: QuantizerLike = "ste_sign",
         dropout: float = 0.0,
@@ -130,15 +135,22 @@ class BinaryConv(BinaryLayer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
-        if padding not in ("SAME", "VALID"):
-            raise ValueError(f'BinaryConv padding is "SAME" or "VALID", not {padding!r}')
-        self.padding = padding
+        self.kernel_size = pair("BinaryConv kernel_size", kernel_size)
+        self.strides, self.dilation = (
+            pair("BinaryConv strides", strides),
+            pair("BinaryConv dilation", dilation),
+        )
+        check_groups(groups, n_in, n_out)
+        self.padding = check_padding(padding)
+        if pixels and (groups != 1 or self.dilation != (1, 1) or not isinstance(padding, str)):
+            raise ValueError(
+                "BinaryConv takes pixels without groups and dilation, with SAME or VALID padding"
+            )
         if isinstance(pixels, PixelScale) and pixels != UNIT:
             raise ValueError("BinaryConv takes pixels scaled to [-1, 1] only: pixels=True")
         super().__init__(
-            (*self.kernel_size, n_in, n_out),
+            (*self.kernel_size, n_in // groups, n_out),
+            groups=groups,
             input_quantizer=None if pixels and input_quantizer == "ste_sign" else input_quantizer,
             kernel_quantizer=kernel_quantizer,
             dropout=dropout,
@@ -158,29 +170,29 @@ class BinaryConv(BinaryLayer):
             raise ValueError(f"BinaryConv takes [n, h, w, {self.n_in}] inputs, got shape {x.shape}")
 
     def _float_product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        pads = jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, self.padding)
-        if self.pad_value != 0 and any(low or high for low, high in pads):
-            x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=self.pad_value)
-            pads = [(0, 0), (0, 0)]
+        border = pads(x.shape[1:3], self.kernel_size, self.strides, self.padding, self.dilation)
+        if self.pad_value != 0 and any(low or high for low, high in border):
+            x = jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=self.pad_value)
+            border = ((0, 0), (0, 0))
         return jax.lax.conv_general_dilated(
-            x, kernel, self.strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            kernel,
+            self.strides,
+            border,
+            rhs_dilation=self.dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
 
     def _product(self, x: jax.Array, kernel: jax.Array, ste: tuple[bool, bool]) -> Product:
-        options = (self.strides, self.padding, int(self.pad_value), (1, 1), 1)
+        options = (self.strides, self.padding, int(self.pad_value), self.dilation, self.groups)
         return conv.make_product(x, kernel, options, ste=ste, backend=self._kernels)
 
     def _pixel_product(
         self, x: jax.Array, kernel: jax.Array, ste: bool, dtype: DTypeLike
     ) -> Product:
+        assert isinstance(self.padding, str)
         options = (self.strides, self.padding, (1, 1))
         return pixels.make_convolution(
             x, kernel, options, ste=ste, dtype=dtype, backend=self._kernels
         )
-
-
-def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
-    pair = tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"BinaryConv {name} is two positive integers, not {value}")
-    return pair[0], pair[1]

@@ -9,25 +9,110 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from binjax.xnor.geometry import Padding, Pair, pads, pair
+
 
 class MaxPool(nnx.Module):
-    """Maximum over windows of an NHWC array, VALID; strides default to the window.
+    """Maximum over windows of an NHWC array; strides default to the window.
 
     Of equal values in a window the first one, row by row, gets the gradient.
+
+    Args:
+        window, strides: (vertical, horizontal).
+        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``; what is outside
+            never wins.
     """
 
-    def __init__(self, window: Sequence[int] = (2, 2), strides: Sequence[int] | None = None):
-        self.window = _pair("window", window)
-        self.strides = self.window if strides is None else _pair("strides", strides)
+    def __init__(
+        self,
+        window: Sequence[int] = (2, 2),
+        strides: Sequence[int] | None = None,
+        padding: Padding = "VALID",
+    ):
+        self.window = pair("MaxPool window", window)
+        self.strides = self.window if strides is None else pair("MaxPool strides", strides)
+        self.padding = check_padding(padding)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, c]``."""
+        border = pads(x.shape[1:3], self.window, self.strides, self.padding, (1, 1))
+        if any(low or high for low, high in border):
+            lowest = jnp.asarray(-jnp.inf, x.dtype)
+            x = jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=lowest)
         if self.strides == self.window:
             return tiled_max(x, self.window)
         pooled: jax.Array = nnx.max_pool(x, self.window, strides=self.strides)  # type: ignore[no-untyped-call]
         return pooled
+
+
+class AvgPool(nnx.Module):
+    """Mean over windows of an NHWC array; strides default to the window.
+
+    Args:
+        window, strides: (vertical, horizontal).
+        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``.
+        count_padding: divide by the whole window at the border too, as PyTorch does; else by the
+            number of elements inside, as Keras does.
+    """
+
+    def __init__(
+        self,
+        window: Sequence[int] = (2, 2),
+        strides: Sequence[int] | None = None,
+        padding: Padding = "VALID",
+        *,
+        count_padding: bool = False,
+    ):
+        self.window = pair("AvgPool window", window)
+        self.strides = self.window if strides is None else pair("AvgPool strides", strides)
+        self.padding, self.count_padding = check_padding(padding), count_padding
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, c]``."""
+        border = pads(x.shape[1:3], self.window, self.strides, self.padding, (1, 1))
+        total = _window_sum(x, self.window, self.strides, border)
+        if self.count_padding or not any(low or high for low, high in border):
+            return total / (self.window[0] * self.window[1])
+        inside = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+        return total / _window_sum(inside, self.window, self.strides, border)
+
+
+def _window_sum(
+    x: jax.Array, window: tuple[int, int], strides: tuple[int, int], border: Sequence[Pair]
+) -> jax.Array:
+    sums: jax.Array = jax.lax.reduce_window(
+        x,
+        jnp.zeros((), x.dtype),
+        jax.lax.add,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *border, (0, 0)),
+    )
+    return sums
+
+
+class GlobalAvgPool(nnx.Module):
+    """``[n, h, w, c]`` to the means over height and width, ``[n, c]``."""
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, c]``."""
+        return jnp.mean(x, (1, 2))
+
+
+def check_padding(padding: Padding) -> Padding:
+    """A padding as a hashable value.
+
+    Raises:
+        ValueError: neither "SAME", "VALID" nor two pairs of numbers.
+    """
+    pads((1, 1), (1, 1), (1, 1), padding, (1, 1))
+    return padding if isinstance(padding, str) else tuple(tuple(axis) for axis in padding)
 
 
 def tiled_max(x: jax.Array, window: tuple[int, int]) -> jax.Array:
@@ -71,10 +156,3 @@ def _tiled_max_bwd(window: tuple[int, int], at: jax.Array, g: jax.Array) -> tupl
 
 
 _tiled_max.defvjp(_tiled_max_fwd, _tiled_max_bwd)
-
-
-def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
-    pair = tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"MaxPool {name} is two positive integers, not {value}")
-    return pair[0], pair[1]

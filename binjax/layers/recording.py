@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+_MARK = "passed:"
 Recorded = dict[str, dict[str, jax.Array]]
 
 
@@ -17,7 +18,7 @@ class Passed(nnx.Variable[jax.Array]):
 def record_passed(module: nnx.Module, name: str, value: jax.Array) -> None:
     """Give the output of layer ``name`` of a chain to a surrounding capture of them."""
     if hasattr(module, "__captures__"):
-        module.sow(Passed, name, value)
+        module.sow(Passed, _MARK + name, value)  # the name itself is the layer's
 
 
 def record(module: nnx.Module, name: str, value: jax.Array) -> None:
@@ -43,7 +44,7 @@ def flatten_passed(state: Any) -> dict[str, jax.Array]:
     found: Recorded = {}
     _collect(found, (), nnx.to_pure_dict(state))
     return {
-        f"{chain}/{name}" if chain else name: value
+        f"{chain}/{name.removeprefix(_MARK)}".removeprefix("/"): value
         for chain, values in found.items()
         for name, value in values.items()
     }

@@ -125,8 +125,8 @@ def _settings(layer: Layer) -> Iterator[tuple[str, Any]]:
     if isinstance(module, BinaryConv):
         yield "data_format", "channels_last"
         yield "strides", list(module.strides)
-        yield "dilation_rate", [1, 1]
-        yield "padding", module.padding.lower()
+        yield "dilation_rate", list(module.dilation)
+        yield "padding", str(module.padding).lower()
         if module.padding == "SAME":
             yield "pad_values", module.pad_value
 

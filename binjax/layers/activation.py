@@ -1,0 +1,192 @@
+"""Activation functions as layers, with and without parameters of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from binjax.ste import hard_tanh
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
+    {
+        "relu": jax.nn.relu,
+        "relu6": jax.nn.relu6,
+        "leaky_relu": jax.nn.leaky_relu,
+        "hard_tanh": hard_tanh,
+        "hard_swish": jax.nn.hard_swish,
+        "silu": jax.nn.silu,
+        "gelu": jax.nn.gelu,
+        "tanh": jnp.tanh,
+        "sigmoid": jax.nn.sigmoid,
+    }
+)
+"""Functions without parameters by name."""
+
+
+class Activation(nnx.Module):
+    """A function of :data:`ACTIVATIONS`, element by element.
+
+    Raises:
+        ValueError: unknown name.
+    """
+
+    def __init__(self, name: str):
+        if name not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+        self.name = name
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: any shape."""
+        return ACTIVATIONS[self.name](x)
+
+
+class Identity(nnx.Module):
+    """x itself."""
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: any shape."""
+        return x
+
+
+class Shift(nnx.Module):
+    """``x + bias`` per channel: the learned thresholds in front of and behind ReActNet's layers.
+
+    Args:
+        n: channels, the last axis.
+    """
+
+    def __init__(self, n: int):
+        self.n = check_channels("Shift", n)
+        self.bias = nnx.Param(jnp.zeros(n))
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[..., n]``."""
+        check_last("Shift", x, self.n)
+        return x + along(self.bias[...], x)
+
+
+class PReLU(nnx.Module):
+    """``x`` where it is positive, else ``slope * x`` with a learned slope per channel.
+
+    He et al. 2015.
+
+    Args:
+        n: channels; 1 for one slope for all.
+        slope: at the start: .25 as in the paper and PyTorch; Keras has 0.
+    """
+
+    def __init__(self, n: int, *, slope: float = 0.25):
+        self.n = check_channels("PReLU", n)
+        self.slope = nnx.Param(jnp.full(n, slope))
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[..., n]``, or anything if n is 1."""
+        if self.n != 1:
+            check_last("PReLU", x, self.n)
+        return jnp.where(x > 0, x, along(self.slope[...], x) * x)
+
+
+class RPReLU(nnx.Module):
+    """``PReLU(x - gamma) + zeta``, all learned per channel (Liu et al. 2020, ReActNet, eq. 3).
+
+    Args:
+        n: channels.
+        slope: at the start.
+    """
+
+    def __init__(self, n: int, *, slope: float = 0.25):
+        self.before, self.prelu, self.behind = Shift(n), PReLU(n, slope=slope), Shift(n)
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[..., n]``."""
+        return self.behind(self.prelu(self.before(x)))
+
+
+class DPReLU(nnx.Module):
+    """``positive·(x - shift)`` or ``negative·(x - shift)`` by its sign, ``+ bias``, per channel.
+
+    Zhang et al. 2022, PokeBNN, eq. 6. Slopes begin at 1 and .25, shifts at 0.
+
+    Args:
+        n: channels.
+        positive, negative: slopes at the start.
+    """
+
+    def __init__(self, n: int, *, positive: float = 1.0, negative: float = 0.25):
+        self.n = check_channels("DPReLU", n)
+        self.positive = nnx.Param(jnp.full(n, positive))
+        self.negative = nnx.Param(jnp.full(n, negative))
+        self.shift, self.bias = nnx.Param(jnp.zeros(n)), nnx.Param(jnp.zeros(n))
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[..., n]``."""
+        check_last("DPReLU", x, self.n)
+        moved = x - along(self.shift[...], x)
+        slope = jnp.where(moved > 0, along(self.positive[...], x), along(self.negative[...], x))
+        return slope * moved + along(self.bias[...], x)
+
+
+class LearnedScale(nnx.Module):
+    """Multiply by learned factors: one per channel, or the product of one per axis.
+
+    Bulat & Tzimiropoulos 2019, XNOR-Net++, eqs. 3 and 6: all begin at 1.
+
+    Args:
+        shape: channels, or ``(height, width, channels)`` for factors of rank 1.
+    """
+
+    def __init__(self, shape: int | Sequence[int]):
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(sizes) not in (1, 3):
+            raise ValueError(f"LearnedScale takes channels or (h, w, channels), not {shape}")
+        for size in sizes:
+            check_channels("LearnedScale", size)
+        self.shape = sizes
+        self.factors = nnx.List([nnx.Param(jnp.ones(size)) for size in sizes])
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[..., channels]`` or ``[n, h, w, channels]``."""
+        if x.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"LearnedScale{self.shape} got shape {x.shape}")
+        axes = range(x.ndim - len(self.shape), x.ndim)
+        for axis, factor in zip(axes, self.factors, strict=True):
+            sizes = [1] * x.ndim
+            sizes[axis] = -1
+            x = x * factor[...].astype(x.dtype).reshape(sizes)
+        return x
+
+
+def along(values: jax.Array, x: jax.Array) -> jax.Array:
+    """``[n]`` in x's dtype, to stand along its last axis."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def check_channels(layer: str, n: int) -> int:
+    """``n`` itself, if it counts channels."""
+    if n < 1:
+        raise ValueError(f"{layer}: {n} channels, must be at least 1")
+    return n
+
+
+def check_last(layer: str, x: jax.Array, n: int) -> None:
+    """Refuse an array whose last axis is not ``n``."""
+    if x.ndim < 1 or x.shape[-1] != n:
+        raise ValueError(f"{layer} takes [..., {n}] inputs, got shape {x.shape}")
