@@ -27,16 +27,29 @@ if TYPE_CHECKING:
     from binjax.shift import ap2 as ap2
     from binjax.ste import QUANTIZERS as QUANTIZERS
     from binjax.ste import Stochastic as Stochastic
+    from binjax.ste import absmax_int8 as absmax_int8
+    from binjax.ste import absmean_ternary as absmean_ternary
+    from binjax.ste import adabin_weights as adabin_weights
     from binjax.ste import approx_sign as approx_sign
     from binjax.ste import declare as declare
+    from binjax.ste import dorefa as dorefa
+    from binjax.ste import ede as ede
+    from binjax.ste import fourier as fourier
     from binjax.ste import hard_sigmoid as hard_sigmoid
     from binjax.ste import hard_tanh as hard_tanh
+    from binjax.ste import libra_pb as libra_pb
+    from binjax.ste import magnitude_aware_sign as magnitude_aware_sign
     from binjax.ste import noop as noop
+    from binjax.ste import rbnn as rbnn
+    from binjax.ste import recu as recu
     from binjax.ste import sign as sign
+    from binjax.ste import ste_heaviside as ste_heaviside
     from binjax.ste import ste_sign as ste_sign
+    from binjax.ste import ste_tern as ste_tern
     from binjax.ste import stochastic_sign as stochastic_sign
     from binjax.ste import straight_through as straight_through
     from binjax.ste import swish_sign as swish_sign
+    from binjax.ste import xnor_weight_scale as xnor_weight_scale
     from binjax.xnor import backends as backends
     from binjax.xnor import binary_conv as binary_conv
     from binjax.xnor import binary_matmul as binary_matmul
@@ -72,6 +85,19 @@ _FUNCTIONS = {
     "ap2": "shift",
     "QUANTIZERS": "ste",
     "Stochastic": "ste",
+    "adabin_weights": "ste",
+    "dorefa": "ste",
+    "ede": "ste",
+    "fourier": "ste",
+    "magnitude_aware_sign": "ste",
+    "rbnn": "ste",
+    "recu": "ste",
+    "libra_pb": "ste",
+    "ste_heaviside": "ste",
+    "ste_tern": "ste",
+    "xnor_weight_scale": "ste",
+    "absmax_int8": "ste",
+    "absmean_ternary": "ste",
     "approx_sign": "ste",
     "declare": "ste",
     "hard_sigmoid": "ste",

@@ -26,7 +26,7 @@ from binjax.layers import Flatten as FlattenLayer
 from binjax.layers import MaxPool as MaxPoolLayer
 from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of, quantize
-from binjax.ste import precision
+from binjax.ste import is_sign
 from binjax.xnor.geometry import Geometry, pads
 
 
@@ -82,7 +82,7 @@ def sign_of(layer: Layer) -> SignQuantizer | None:
     quantizer = layer.input_quantizer
     if quantizer is None or name_of(quantizer) == "noop":
         return None
-    if precision(quantizer) != 1:
+    if not is_sign(quantizer):
         raise DeployError(
             f"the input quantizer {name_of(quantizer)} does not give ±1 and cannot be exported"
         )
@@ -113,7 +113,7 @@ def _floats_because(named: Named, *, first: bool, image: Image) -> str | None:
         raise DeployError(f"{named.name}: {layer.groups} groups cannot be exported; take 1")
     if layer.pixels is not None and not first:
         raise DeployError(f"{named.name} takes pixels but is not the first layer")
-    if precision(layer.kernel_quantizer) != 1:
+    if not is_sign(layer.kernel_quantizer):
         return (
             f"its kernel quantizer {name_of(layer.kernel_quantizer)} does not give ±1; take "
             'kernel_quantizer = "ste_sign"'

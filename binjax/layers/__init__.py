@@ -10,11 +10,12 @@ from binjax.layers.activation import (
     RPReLU,
     Shift,
 )
-from binjax.layers.annealed import QUANTIZER_MODULES, Progress, set_progress
+from binjax.layers.annealed import EDE, RBNN, LibraPB, Progress, ReCU, set_progress
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.block import Concatenate, Dropout, Gate, Residual
 from binjax.layers.functional import apply, apply_watched, split
+from binjax.layers.learned import QUANTIZER_MODULES, AdaBinActivations, RSign, ScaledSign
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.pool import AvgPool, GlobalAvgPool, MaxPool
 from binjax.layers.products import products
@@ -26,9 +27,12 @@ from binjax.xnor.pixel_scale import UNIT, PixelScale
 
 __all__ = [
     "ACTIVATIONS",
+    "EDE",
     "QUANTIZER_MODULES",
+    "RBNN",
     "UNIT",
     "Activation",
+    "AdaBinActivations",
     "AvgPool",
     "BatchNorm",
     "BinaryConv",
@@ -42,13 +46,17 @@ __all__ = [
     "GlobalAvgPool",
     "Identity",
     "LearnedScale",
+    "LibraPB",
     "MaxPool",
     "PReLU",
     "PixelScale",
     "Progress",
     "RPReLU",
+    "RSign",
+    "ReCU",
     "Repeat",
     "Residual",
+    "ScaledSign",
     "Sequential",
     "Shift",
     "ShiftBatchNorm",

@@ -1,15 +1,15 @@
-"""Quantizers with variables of their own: annealed over a run, or with trainable parameters."""
+"""Quantizers that change over a run: gradients that sharpen, thresholds that tighten."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
+
+from binjax.ste import Autodiff, Factors, ede, factors_of, libra_pb, rbnn, recu
 
 
 class Progress(nnx.Variable[jax.Array]):
@@ -26,5 +26,98 @@ def set_progress(model: nnx.Module, value: ArrayLike) -> None:
         leaf[...] = jnp.asarray(value, jnp.float32)
 
 
-QUANTIZER_MODULES: Mapping[str, Callable[..., Any]] = MappingProxyType({})
-"""NNX modules that quantize, by the name a config uses: ``module(n, **parameters)``."""
+class _Annealed(nnx.Module):
+    """A sign whose gradient sharpens: ``t`` goes from ``t_min`` to ``t_max`` geometrically."""
+
+    bits = 1
+
+    def __init__(self, n: int, *, t_min: float, t_max: float):
+        del n
+        if not 0 < t_min <= t_max:
+            raise ValueError(f"t_min is {t_min} and t_max {t_max}; wanted 0 < t_min <= t_max")
+        self.t_min, self.t_max = t_min, t_max
+        self.progress = Progress(jnp.zeros([]))
+
+    def sharpness(self) -> tuple[jax.Array, jax.Array]:
+        """``t`` and ``k = max(1/t, 1)`` now."""
+        t = self.t_min * (self.t_max / self.t_min) ** self.progress[...]
+        return t, jnp.maximum(1 / t, 1)
+
+
+class EDE(_Annealed):
+    """IR-Net's error decay estimator: :func:`binjax.ste.ede`, t from .1 to 10 over the run.
+
+    Qin et al. 2020, eqs. 14-15.
+    """
+
+    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
+        super().__init__(n, t_min=t_min, t_max=t_max)
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """±1 of x's shape and dtype."""
+        t, k = (value.astype(x.dtype) for value in self.sharpness())
+        return ede(x, t, k, autodiff=autodiff)
+
+
+class RBNN(_Annealed):
+    """RBNN's training-aware gradient: :func:`binjax.ste.rbnn`, t from .01 to 10 over the run.
+
+    Lin et al. 2020, eqs. 16-18. The rotation of that paper is not part of it.
+    """
+
+    def __init__(self, n: int, *, t_min: float = 0.01, t_max: float = 10.0):
+        super().__init__(n, t_min=t_min, t_max=t_max)
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """±1 of x's shape and dtype."""
+        t, k = (value.astype(x.dtype) for value in self.sharpness())
+        return rbnn(x, t, k, autodiff=autodiff)
+
+
+class LibraPB(_Annealed):
+    """IR-Net's weights: :func:`binjax.ste.libra_pb`, annealed as :class:`EDE`."""
+
+    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
+        super().__init__(n, t_min=t_min, t_max=t_max)
+
+    def factors(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> Factors:
+        """Signs of x's shape and the scale ``[n_out]``."""
+        t, k = (value.astype(x.dtype) for value in self.sharpness())
+        split = factors_of(libra_pb)
+        assert split is not None
+        return split(x, t, k, autodiff=autodiff)
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """The product of both."""
+        t, k = (value.astype(x.dtype) for value in self.sharpness())
+        return libra_pb(x, t, k, autodiff=autodiff)
+
+
+class ReCU(nnx.Module):
+    """ReCU's weights: :func:`binjax.ste.recu`, tau from ``tau_min`` to ``tau_max`` over the run.
+
+    ``tau = A e^p + B`` of the share p of epochs that are over (Xu et al. 2021, eq. 17).
+
+    Raises:
+        ValueError: a tau outside [.5, 1).
+    """
+
+    bits = 1
+
+    def __init__(self, n: int, *, tau_min: float = 0.85, tau_max: float = 0.99):
+        del n
+        if not 0.5 <= tau_min <= tau_max < 1:
+            raise ValueError(
+                f"tau_min is {tau_min} and tau_max {tau_max}; wanted .5 <= tau_min <= tau_max < 1"
+            )
+        self.tau_min, self.tau_max = tau_min, tau_max
+        self.progress = Progress(jnp.zeros([]))
+
+    def tau(self) -> jax.Array:
+        """The threshold's quantile now."""
+        slope = (self.tau_max - self.tau_min) / (math.e - 1)
+        return self.tau_min + slope * jnp.expm1(self.progress[...])
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """±1 of x's shape and dtype."""
+        return recu(x, self.tau(), autodiff=autodiff)

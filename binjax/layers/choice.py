@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from binjax.layers.quantize import name_of
-from binjax.ste import Quantizer, Stochastic, precision
+from binjax.ste import Quantizer, Stochastic, is_sign, precision
 from binjax.xnor import pixel_ops
 from binjax.xnor.dispatch import backends, check_backend
 from binjax.xnor.native import native
@@ -95,14 +95,14 @@ def check_choice(layer: str, backend: str, operands: Operands) -> None:
 
 def _not_binary(operands: Operands, train: bool) -> str | None:
     kernel = operands.kernel_quantizer
-    if precision(kernel) != 1:
+    if not is_sign(kernel):
         return "the kernel is not binarized" if kernel is None else _undeclared("kernel", kernel)
     if operands.pixels:
         return _dropped(operands) if train and operands.dropout else None
     inputs = operands.input_quantizer
     if inputs is None:
         return "the input is real"
-    if precision(inputs) != 1:
+    if not is_sign(inputs):
         return _undeclared("input", inputs)
     if train and operands.dropout:
         return _dropped(operands)
@@ -119,6 +119,7 @@ def _dropped(operands: Operands) -> str:
 def _undeclared(which: str, quantizer: Quantizer | Stochastic) -> str:
     bits = precision(quantizer)
     has = "declares no precision" if bits is None else f"has {bits} bits"
+    has = "has values other than ±1" if bits == 1 else has
     return f"the {which} quantizer {name_of(quantizer)} {has}"
 
 
@@ -126,7 +127,7 @@ def _check_pixels(layer: str, operands: Operands) -> None:
     problem = None
     if operands.input_quantizer is not None:
         problem = f"no input quantizer, not {name_of(operands.input_quantizer)}"
-    elif precision(operands.kernel_quantizer) != 1:
+    elif not is_sign(operands.kernel_quantizer):
         problem = "a binary kernel quantizer"
     elif operands.pad_value:
         problem = f"pad_value 0, not {operands.pad_value:g}"

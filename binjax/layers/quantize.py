@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.annealed import QUANTIZER_MODULES
+from binjax.layers.learned import QUANTIZER_MODULES
 from binjax.ste import QUANTIZERS, Quantizer, Stochastic
 
 QuantizerLike = str | Mapping[str, Any] | Quantizer | Stochastic | None
@@ -33,14 +33,15 @@ def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochasti
         quantizer = {"kind": quantizer}
     if not isinstance(quantizer, Mapping):
         return quantizer
-    options = dict(quantizer)
-    name = options.pop("kind", None)
+    # Files cannot say None.
+    options = {key: None if value == "none" else value for key, value in quantizer.items()}
+    name = str(options.pop("kind", None))
     if name in QUANTIZER_MODULES:
         module: Quantizer = _made(name, functools.partial(QUANTIZER_MODULES[name], n, **options))
         return module
     if name not in QUANTIZERS:
         known = [*QUANTIZERS, *QUANTIZER_MODULES]
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
         raise ValueError(f"unknown quantizer {name!r}; {hint}")
     found = QUANTIZERS[name]

@@ -50,22 +50,27 @@ class StraightThrough(Protocol):
 
 
 def declare(
-    bits: int, factors: Callable[..., Factors] | None = None
+    bits: int | Callable[..., int],
+    factors: Callable[..., Factors] | None = None,
+    *,
+    signs: bool | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that says of a quantizer how many bits its values have: 1 for ±1, 32 for real.
 
-    Layers and summaries ask :func:`precision`. A function that declares nothing works too, but
-    counts as real-valued. NNX modules that quantize have an attribute ``bits`` and, if their
-    values are scaled, a method ``factors``.
+    Layers and summaries ask :func:`precision` and :func:`is_sign`. A function that declares
+    nothing works too, but counts as real-valued. NNX modules that quantize have an attribute
+    ``bits`` and, if their values are scaled, a method ``factors``; ``signs = False`` if their
+    single bit is not ±1.
 
     Args:
-        bits: of the values; 1 also for ±1 times a scale per output channel.
-        factors: for scaled ±1: a function of the quantizer's own arguments whose two results
-            multiply to the quantizer's value, with its gradients.
+        bits: of the values, or a function of the quantizer's keyword arguments that says so.
+        factors: for ±1 times a scale per output channel: a function of the quantizer's own
+            arguments whose two results multiply to the quantizer's value, with its gradients.
+        signs: whether values are ±1, or that times a scale; by default if ``bits`` is 1.
     """
 
     def mark(function: Function) -> Function:
-        vars(function).update(bits=bits, factors=factors)
+        vars(function).update(bits=bits, factors=factors, signs=signs)
         return function
 
     return mark
@@ -75,10 +80,16 @@ def precision(quantizer: Quantizer | Stochastic | None) -> int | None:
     """Declared bits of a quantizer's values, 32 for None (no quantizer); None if undeclared."""
     if quantizer is None:
         return 32
-    if isinstance(quantizer, functools.partial):
-        return precision(quantizer.func)
-    bits: int | None = getattr(quantizer, "bits", None)
-    return bits
+    given = quantizer.keywords if isinstance(quantizer, functools.partial) else {}
+    inner = quantizer.func if isinstance(quantizer, functools.partial) else quantizer
+    bits: int | Callable[..., int] | None = getattr(inner, "bits", None)
+    return bits(**given) if callable(bits) else bits
+
+
+def is_sign(quantizer: Quantizer | Stochastic | None) -> bool:
+    """Whether a quantizer's values are declared to be ±1, or that times a scale."""
+    inner = quantizer.func if isinstance(quantizer, functools.partial) else quantizer
+    return precision(quantizer) == 1 and getattr(inner, "signs", None) is not False
 
 
 def factors_of(quantizer: Quantizer | Stochastic | None) -> Callable[..., Factors] | None:

@@ -6,15 +6,34 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from binjax.ste.core import Quantizer, Stochastic
-from binjax.ste.signs import approx_sign, noop, ste_sign, stochastic_sign, swish_sign
+from binjax.ste.levels import absmax_int8, absmean_ternary, dorefa, ste_tern
+from binjax.ste.signs import (
+    approx_sign,
+    fourier,
+    noop,
+    ste_heaviside,
+    ste_sign,
+    stochastic_sign,
+    swish_sign,
+)
+from binjax.ste.weights import adabin_weights, magnitude_aware_sign, xnor_weight_scale
 
 QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
     {
         "ste_sign": ste_sign,
         "approx_sign": approx_sign,
         "swish_sign": swish_sign,
+        "magnitude_aware_sign": magnitude_aware_sign,
+        "xnor_weight_scale": xnor_weight_scale,
+        "fourier": fourier,
         "stochastic_sign": Stochastic(training=stochastic_sign, evaluation=ste_sign, bits=1),
+        "ste_heaviside": ste_heaviside,
+        "ste_tern": ste_tern,
+        "dorefa": dorefa,
+        "adabin_weights": adabin_weights,
+        "absmean_ternary": absmean_ternary,
+        "absmax_int8": absmax_int8,
         "noop": noop,
     }
 )
-"""Quantizers by the name a config uses."""
+"""Functions; quantizers with variables of their own are in ``binjax.layers.QUANTIZER_MODULES``."""

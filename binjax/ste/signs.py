@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -52,6 +54,35 @@ _approx = straight_through(sign, _approx_derivative)
 _swish = straight_through(lambda x, beta: sign(x), _swish_derivative)
 
 
+def positive(x: jax.Array) -> jax.Array:
+    """Where ``x > 0``, subnormal numbers included, which comparisons may take for 0."""
+    return sign(-x) < 0
+
+
+def _step(x: jax.Array, clip: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isnan(x), x, positive(x).astype(x.dtype))
+
+
+def _fourier_derivative(x: jax.Array, terms: jax.Array, omega: jax.Array) -> jax.Array:
+    inside = jnp.abs(x) <= 1
+    # Outside, x may be infinite, and the cosine NaN.
+    orders = (2 * terms.astype(x.dtype) + 1).reshape((1,) * x.ndim + (-1,))
+    angles = orders * (omega * jnp.where(inside, x, 0))[..., None]
+    total = 4 * omega / math.pi * jnp.sum(jnp.cos(angles), -1)
+    return jnp.where(inside, total, jnp.zeros_like(x))
+
+
+_heaviside = elementwise(_step, residual=lambda x, clip: jnp.abs(x) <= clip, pullback=where_inside)
+_fourier = straight_through(lambda x, terms, omega: sign(x), _fourier_derivative)
+_ede = straight_through(
+    lambda x, t, k: sign(x), lambda x, t, k: k * t * (1 - jnp.square(jnp.tanh(t * x)))
+)
+_rbnn = straight_through(
+    lambda x, t, k: sign(x),
+    lambda x, t, k: k * jnp.maximum(0, math.sqrt(2) * t - jnp.square(t) * jnp.abs(x)),
+)
+
+
 @declare(bits=1)
 def ste_sign(
     x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
@@ -80,6 +111,58 @@ def swish_sign(x: ArrayLike, beta: float = 5.0, *, autodiff: Autodiff = "vjp") -
     ``g·beta(2 - beta x·tanh(beta x/2)) / (1 + cosh(beta x))``; 0, not NaN, for huge ``|x|``.
     """
     return _swish(x, beta, autodiff=autodiff)
+
+
+@declare(bits=1, signs=False)
+def ste_heaviside(
+    x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
+    """1 where ``x > 0``, else 0 (NaN at NaN), with the gradient ``g·1[|x| <= clip_value]``.
+
+    Larq's ``ste_heaviside`` ("AND-Net"). ``clip_value=None`` passes every gradient.
+    """
+    bound = jnp.inf if clip_value is None else clip_value
+    return _heaviside(x, bound, autodiff=autodiff)
+
+
+@declare(bits=1)
+def fourier(
+    x: ArrayLike, terms: int = 10, omega: float = math.pi / 2, *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
+    """Sign with the derivative of its Fourier series, for ``|x| <= 1``.
+
+    ``g·(4 omega/pi)·sum_i cos((2i + 1) omega x)`` over ``terms`` terms (Xu et al. 2021, FDA-BNN,
+    eq. 8). With omega = pi/2 the derivative ends continuously at ``|x| = 1``.
+
+    Raises:
+        ValueError: fewer than one term, omega not positive.
+    """
+    if terms < 1 or omega <= 0:
+        raise ValueError(f"fourier: terms is {terms} and omega {omega}; both must be positive")
+    return _fourier(x, jnp.arange(terms), omega, autodiff=autodiff)
+
+
+@declare(bits=1)
+def ede(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign with the gradient ``g·k·t·(1 - tanh^2(t x))`` (Qin et al. 2020, IR-Net, eq. 15).
+
+    Args:
+        x: any shape.
+        t, k: numbers; they may be traced. IR-Net anneals ``t = 0.1·100^(epoch/epochs)`` and
+            ``k = max(1/t, 1)``, see :class:`binjax.layers.EDE`.
+    """
+    return _ede(x, t, k, autodiff=autodiff)
+
+
+@declare(bits=1)
+def rbnn(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign with the gradient ``g·k·max(0, sqrt(2) t - t^2 |x|)`` (Lin et al. 2020, RBNN, eq. 17).
+
+    Args:
+        x: any shape.
+        t, k: numbers; they may be traced, see :class:`binjax.layers.RBNN`.
+    """
+    return _rbnn(x, t, k, autodiff=autodiff)
 
 
 def hard_tanh(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
@@ -119,7 +202,17 @@ def stochastic_sign(key: jax.Array, x: ArrayLike, *, autodiff: Autodiff = "vjp")
     return _stochastic(x, noise, autodiff=autodiff)
 
 
-@declare(bits=32)
-def noop(x: ArrayLike) -> jax.Array:
-    """Return x itself: no quantization."""
+def _noop_bits(precision: int = 32) -> int:
+    return precision
+
+
+@declare(bits=_noop_bits, signs=False)
+def noop(x: ArrayLike, precision: int = 32) -> jax.Array:
+    """Return x itself, counted as so many bits: no quantization.
+
+    Raises:
+        ValueError: a precision below 1.
+    """
+    if precision < 1:
+        raise ValueError(f"noop: precision is {precision}, must be at least 1 bit")
     return jnp.asarray(x)

@@ -1,0 +1,140 @@
+"""Quantizers with more than two values: ternary, k-bit, 8-bit. Gradients are straight-through."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from binjax.ste.core import Autodiff, declare, elementwise, floating, where_inside
+from binjax.ste.signs import positive
+
+Mode = Literal["activations", "weights"]
+_LARGEST_K = 16
+
+
+def _ternary(x: jax.Array, threshold: jax.Array, clip: jax.Array) -> jax.Array:
+    some = threshold > 0
+    up = jnp.where(some, x >= threshold, positive(x))
+    down = jnp.where(some, x <= -threshold, positive(-x))
+    return jnp.where(jnp.isnan(x), x, up.astype(x.dtype) - down.astype(x.dtype))
+
+
+_ste_tern = elementwise(
+    _ternary, residual=lambda x, threshold, clip: jnp.abs(x) <= clip, pullback=where_inside
+)
+
+
+@declare(bits=2)
+def ste_tern(
+    x: ArrayLike,
+    threshold_value: float = 0.05,
+    ternary_weight_networks: bool = False,
+    clip_value: float | None = 1.0,
+    *,
+    autodiff: Autodiff = "vjp",
+) -> jax.Array:
+    """-1, 0 or +1: the sign where ``|x|`` reaches a threshold; gradient ``g·1[|x| <= clip_value]``.
+
+    Args:
+        x: any shape.
+        threshold_value: at exactly this ``|x|`` the value is ±1 (except at 0, which stays 0).
+        ternary_weight_networks: take ``0.7·mean(|x|)`` in its place (Li et al. 2016, eq. 6).
+        clip_value: None passes every gradient.
+
+    Raises:
+        ValueError: a negative threshold.
+    """
+    x = floating("ste_tern", x)
+    if threshold_value < 0:
+        raise ValueError(f"ste_tern: threshold_value is {threshold_value}, must not be negative")
+    threshold = jnp.asarray(threshold_value, x.dtype)
+    if ternary_weight_networks:
+        wide = jnp.mean(jnp.abs(x), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        threshold = jax.lax.stop_gradient(0.7 * wide).astype(x.dtype)
+    bound = jnp.inf if clip_value is None else clip_value
+    return _ste_tern(x, threshold, bound, autodiff=autodiff)
+
+
+def _to_levels(x: jax.Array, n: jax.Array) -> jax.Array:
+    return jnp.round(jnp.clip(x, 0, 1) * n) / n
+
+
+_unit_levels = elementwise(
+    _to_levels, residual=lambda x, n: (x >= 0) & (x <= 1), pullback=where_inside
+)
+
+
+def _k_bits(k_bit: int = 2, mode: Mode = "activations") -> int:
+    return k_bit
+
+
+@declare(bits=_k_bits, signs=False)
+def dorefa(
+    x: ArrayLike, k_bit: int = 2, mode: Mode = "activations", *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
+    """DoReFa-Net's k-bit quantizer (Zhou et al. 2016, eqs. 5, 9, 11); halves round to even.
+
+    With ``n = 2^k - 1`` and ``Q(z) = round(z n)/n``:
+
+    * ``"activations"``: ``Q(clip(x, 0, 1))``, gradient ``g·1[0 <= x <= 1]``;
+    * ``"weights"``: ``2 Q(tanh(x)/(2 m) + 1/2) - 1`` with ``m = max |tanh(x)|``, gradient
+      ``g·sech^2(x)/m``, m taken for a constant. Weights that are all zero stay zero.
+
+    Args:
+        x: any shape; the maximum is over all of it.
+        k_bit: 1 to 16.
+        mode: see above.
+
+    Raises:
+        ValueError: ``k_bit`` out of range, unknown mode.
+    """
+    x = floating("dorefa", x)
+    if not 1 <= k_bit <= _LARGEST_K:
+        raise ValueError(f"dorefa: k_bit is {k_bit}, must be 1 to {_LARGEST_K}")
+    if mode not in ("activations", "weights"):
+        raise ValueError(f'dorefa: mode is "activations" or "weights", not {mode!r}')
+    n = 2.0**k_bit - 1
+    if mode == "activations":
+        return _unit_levels(x, n, autodiff=autodiff)
+    bounded = jnp.tanh(x)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(bounded), initial=0))
+    zero = largest == 0
+    scaled = bounded / (2 * jnp.where(zero, jnp.ones_like(largest), largest)) + 0.5
+    # Rounding may carry the largest weight past 1, where no gradient would pass.
+    value = 2 * _unit_levels(_inside_unit(scaled), n, autodiff=autodiff) - 1
+    # Where all are zero: zero, and still a gradient.
+    return jnp.where(zero, value - jax.lax.stop_gradient(value), value)
+
+
+def _inside_unit(z: jax.Array) -> jax.Array:
+    return z + jax.lax.stop_gradient(jnp.clip(z, 0, 1) - z)
+
+
+@declare(bits=2)
+def absmean_ternary(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
+    """``gamma·clip(round(x/(gamma + eps)), -1, 1)`` with ``gamma = mean |x|``; gradient ``g``.
+
+    BitNet b1.58's weights (Ma et al. 2024, eqs. 1-3); halves round to even.
+    """
+    x = floating("absmean_ternary", x)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    gamma = jnp.mean(jnp.abs(wide))
+    value = gamma * jnp.clip(jnp.round(wide / (gamma + eps)), -1, 1)
+    return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
+
+
+@declare(bits=8)
+def absmax_int8(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
+    """8-bit values scaled by the largest of the last axis, as reals; gradient ``g``.
+
+    ``clip(round(x s), -128, 127)/s`` with ``s = 127/max(max |x|, eps)``: BitNet b1.58's
+    activations, a scale per token (Ma et al. 2024, §2).
+    """
+    x = floating("absmax_int8", x)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    scale = 127 / jnp.maximum(jnp.max(jnp.abs(wide), -1, keepdims=True), eps)
+    value = jnp.clip(jnp.round(wide * scale), -128, 127) / scale
+    return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)

@@ -1,0 +1,129 @@
+"""Quantizers of kernels that look at a whole output channel: scales, centres, spreads.
+
+The last axis is the output channels, as in dense ``(in, out)`` and convolution ``HWIO`` kernels.
+Values that are ±1 times a scale per channel are declared with their factors, so that layers
+multiply the signs on packed bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from binjax.ste.core import Autodiff, Factors, declare, floating
+from binjax.ste.signs import ede, hard_tanh, ste_sign
+
+
+def _magnitude_factors(
+    x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
+) -> Factors:
+    x = floating("magnitude_aware_sign", x)
+    scale = jax.lax.stop_gradient(mean_magnitude(x))
+    return Factors(ste_sign(x, clip_value, autodiff=autodiff), scale)
+
+
+@declare(bits=1, factors=_magnitude_factors)
+def magnitude_aware_sign(
+    x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
+    """Sign times ``mean |x|`` of the output channel; gradient ``g·scale·1[|x| <= clip_value]``.
+
+    The scale is a constant in the backward pass (Liu et al. 2018, Bi-Real Net, §3.3).
+    """
+    return _product(_magnitude_factors(x, clip_value, autodiff=autodiff))
+
+
+def _xnor_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
+    x = hard_tanh(floating("xnor_weight_scale", x), autodiff=autodiff)
+    return Factors(ste_sign(x, autodiff=autodiff), mean_magnitude(x))
+
+
+@declare(bits=1, factors=_xnor_factors)
+def xnor_weight_scale(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign times ``mean |x|`` of the output channel, of x clipped to [-1, 1].
+
+    Gradients flow through sign, mean and clip: ``g·scale`` and what the mean contributes
+    (Rastegari et al. 2016, eq. 11; larq/zoo ``xnornet.py``).
+    """
+    return _product(_xnor_factors(x, autodiff=autodiff))
+
+
+def _libra_factors(
+    x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp"
+) -> Factors:
+    balanced = standardize(floating("libra_pb", x))
+    scale = jnp.exp2(jnp.round(jnp.log2(mean_magnitude(balanced))))
+    return Factors(ede(balanced, t, k, autodiff=autodiff), jax.lax.stop_gradient(scale))
+
+
+@declare(bits=1, factors=_libra_factors)
+def libra_pb(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """IR-Net's balanced sign: of ``(x - mean)/std``, times a power of two, per output channel.
+
+    The scale is ``2^round(log2(mean |.|))`` of the balanced weights, a constant in the backward
+    pass; the sign has :func:`binjax.ste.ede`'s gradient (Qin et al. 2020, eqs. 9-12).
+    """
+    return _product(_libra_factors(x, t, k, autodiff=autodiff))
+
+
+@declare(bits=1)
+def recu(x: ArrayLike, tau: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """ReCU's sign: outliers of an output channel are pulled back to ``±Q``, where they can turn.
+
+    ``w = 2 sqrt(2) (x - mean)/std`` is clamped to ``Q = -mean |w|·ln(2 - 2 tau)``, a constant in
+    the backward pass; the sign passes every gradient, the clamp those within it (Xu et al. 2021,
+    eqs. 9, 13). The paper raises tau from .85 to .99, see :class:`binjax.layers.ReCU`.
+    """
+    w = 2 * math.sqrt(2) * standardize(floating("recu", x))
+    bound = jax.lax.stop_gradient(-mean_magnitude(w) * jnp.log(2 - 2 * jnp.asarray(tau, w.dtype)))
+    bound = jnp.broadcast_to(bound, w.shape)
+    return ste_sign(jnp.clip(w, -bound, bound), None, autodiff=autodiff)
+
+
+@declare(bits=1, signs=False)
+def adabin_weights(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Two values per output channel: ``std·sign((x - mean)/std) + mean`` (Tu et al. 2022, eq. 9).
+
+    They are not symmetric about zero, so products with them are products of floats.
+    """
+    x = floating("adabin_weights", x)
+    mean, deviation = _mean(x), _deviation(x, _mean(x), 0)
+    return deviation * ste_sign((x - mean) / deviation, autodiff=autodiff) + mean
+
+
+def center(x: jax.Array) -> jax.Array:
+    """X less the mean of its output channel."""
+    return x - _mean(x)
+
+
+def standardize(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """X less the mean of its output channel, divided by the channel's standard deviation.
+
+    The deviation is the unbiased one, ``sqrt(variance + eps)``.
+    """
+    mean = _mean(x)
+    return (x - mean) / _deviation(x, mean, eps)
+
+
+def mean_magnitude(x: jax.Array) -> jax.Array:
+    """``mean |x|`` per output channel, ``[n_out]``."""
+    return jnp.mean(jnp.abs(x), tuple(range(x.ndim - 1)))
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x, tuple(range(x.ndim - 1)), keepdims=True)
+
+
+def _deviation(x: jax.Array, mean: jax.Array, eps: float) -> jax.Array:
+    axes = tuple(range(x.ndim - 1))
+    count = max(math.prod(x.shape[:-1]) - 1, 1)
+    variance = jnp.sum(jnp.square(x - mean), axes, keepdims=True) / count
+    return jnp.sqrt(jnp.maximum(variance + eps, jnp.finfo(x.dtype).tiny))  # type: ignore[no-untyped-call]
+
+
+def _product(factors: Factors) -> jax.Array:
+    signs, scale = factors
+    return signs * scale.reshape((1,) * (signs.ndim - 1) + (-1,))

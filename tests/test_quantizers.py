@@ -1,0 +1,372 @@
+"""The whole family of quantizers against plain numpy, at the edges of their domains."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quantizer_reference as reference
+from flax import nnx
+
+import binjax
+from binjax import ste
+from binjax.layers import (
+    EDE,
+    QUANTIZER_MODULES,
+    RBNN,
+    BinaryConv,
+    BinaryDense,
+    LibraPB,
+    Progress,
+    ReCU,
+    RSign,
+    ScaledSign,
+    set_progress,
+)
+from binjax.layers.quantize import name_of, resolve_quantizer
+
+ONE = np.float32(1)
+EDGES = np.array(
+    [
+        *(0.0, -0.0, 1e-40, -1e-40, 0.05, -0.05, 0.5, -0.5, 1 / 3, 1 / 6, 5 / 6),
+        *(1, -1, np.nextafter(ONE, 2), np.nextafter(ONE, 0), -np.nextafter(ONE, np.float32(2))),
+        *(np.nextafter(np.float32(0.05), ONE), np.nextafter(np.float32(0.05), np.float32(0))),
+        *(2, -2, 50, -50, 3e38, -3e38, np.inf, -np.inf, np.nan),
+    ],
+    np.float32,
+)
+WIDE = EDGES.astype(np.float64)
+
+ELEMENTWISE = {
+    "ste_sign": (ste.ste_sign, reference.sign, reference.inside),
+    "ste_sign none": (
+        functools.partial(ste.ste_sign, clip_value=None),
+        reference.sign,
+        np.ones_like,
+    ),
+    "approx_sign": (ste.approx_sign, reference.sign, reference.approx),
+    "swish_sign": (ste.swish_sign, reference.sign, lambda x: reference.sigmoid_like(x, 5.0)),
+    "ste_heaviside": (ste.ste_heaviside, reference.heaviside, reference.inside),
+    "ste_heaviside 2": (
+        functools.partial(ste.ste_heaviside, clip_value=2.0),
+        reference.heaviside,
+        lambda x: reference.inside(x, 2.0),
+    ),
+    "ste_tern": (
+        ste.ste_tern,
+        lambda x: reference.ternary(x, float(np.float32(0.05))),
+        reference.inside,
+    ),
+    "ste_tern 0": (
+        functools.partial(ste.ste_tern, threshold_value=0.0, clip_value=None),
+        lambda x: reference.ternary(x, 0.0),
+        np.ones_like,
+    ),
+    "dorefa": (
+        ste.dorefa,
+        lambda x: reference.levels(x.astype(np.float32), 2),
+        lambda x: (x >= 0) & (x <= 1),
+    ),
+    "dorefa 8": (
+        functools.partial(ste.dorefa, k_bit=8),
+        lambda x: reference.levels(x.astype(np.float32), 8),
+        lambda x: (x >= 0) & (x <= 1),
+    ),
+    "fourier": (
+        ste.fourier,
+        reference.sign,
+        lambda x: reference.fourier(x, 10, math.pi / 2),
+    ),
+    "ede": (
+        lambda x, **mode: ste.ede(x, 2.0, 1.5, **mode),
+        reference.sign,
+        lambda x: reference.ede(x, 2.0, 1.5),
+    ),
+    "rbnn": (
+        lambda x, **mode: ste.rbnn(x, 2.0, 1.5, **mode),
+        reference.sign,
+        lambda x: reference.rbnn(x, 2.0, 1.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("autodiff", ["vjp", "jvp"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_values_and_gradients_at_the_edges(name, autodiff):
+    quantizer, value, derivative = ELEMENTWISE[name]
+    y, pullback = jax.vjp(lambda x: quantizer(x, autodiff=autodiff), jnp.asarray(EDGES))
+    np.testing.assert_array_equal(np.asarray(y, np.float64), value(WIDE))
+    (found,) = pullback(jnp.full(EDGES.shape, 3, jnp.float32))
+    expected = 3 * derivative(WIDE)
+    number = ~np.isnan(WIDE)
+    np.testing.assert_allclose(found[number], expected[number], rtol=2e-5, atol=2e-5)
+    if autodiff == "jvp":
+        tangent = jax.jvp(
+            lambda x: quantizer(x, autodiff="jvp"),
+            (jnp.asarray(EDGES),),
+            (jnp.full(EDGES.shape, 3, jnp.float32),),
+        )[1]
+        np.testing.assert_array_equal(tangent, found)
+
+
+def kernel(*shape):
+    return np.random.default_rng(7).normal(0, 0.7, shape).astype(np.float32)
+
+
+def pulled(quantizer, x, g):
+    y, pullback = jax.vjp(quantizer, jnp.asarray(x))
+    return np.asarray(y, np.float64), np.asarray(pullback(jnp.asarray(g))[0], np.float64)
+
+
+@pytest.mark.parametrize("shape", [(33, 5), (3, 3, 4, 6), (1, 1, 1, 2)], ids=str)
+def test_kernels_scaled_by_their_mean(shape):
+    w, g = kernel(*shape), kernel(*shape) + 1
+    wide, g_wide = w.astype(np.float64), g.astype(np.float64)
+    scale = reference.channel_mean(wide)
+    y, found = pulled(ste.magnitude_aware_sign, w, g)
+    np.testing.assert_allclose(y, reference.sign(wide) * scale, rtol=1e-6)
+    np.testing.assert_allclose(found, g * scale * reference.inside(wide), rtol=1e-5)
+    # The mean of the clipped weights, and its own gradient.
+    clipped = np.clip(wide, -1, 1)
+    scale, count = reference.channel_mean(clipped), wide.size // shape[-1]
+    y, found = pulled(ste.xnor_weight_scale, w, g)
+    np.testing.assert_allclose(y, reference.sign(wide) * scale, rtol=1e-6)
+    axes = tuple(range(w.ndim - 1))
+    through = (g_wide * np.sign(clipped)).sum(axes, keepdims=True) * np.sign(clipped) / count
+    expected = (g_wide * scale + through) * reference.inside(wide)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dorefa_weights():
+    w, g = kernel(9, 7), kernel(9, 7)
+    for k in (1, 2, 4, 8):
+        value, derivative = reference.dorefa_weights(w.astype(np.float64), k)
+        y, found = pulled(lambda x, k=k: ste.dorefa(x, k, "weights"), w, g)
+        np.testing.assert_allclose(y, value, atol=1e-6)
+        np.testing.assert_allclose(found, g * derivative, rtol=1e-4, atol=1e-7)
+    y, found = pulled(
+        lambda x: ste.dorefa(x, 2, "weights"), np.zeros((3, 2), np.float32), g[:3, :2]
+    )
+    np.testing.assert_array_equal(y, 0)  # and not 1/3
+    np.testing.assert_array_equal(found, g[:3, :2])
+
+
+def test_ternary_weight_networks():
+    w = kernel(40, 3)
+    threshold = 0.7 * np.abs(w).astype(np.float64).mean()
+    y = ste.ste_tern(jnp.asarray(w), ternary_weight_networks=True)
+    np.testing.assert_array_equal(y, reference.ternary(w.astype(np.float64), threshold))
+    zeros = ste.ste_tern(jnp.zeros((3, 2)), ternary_weight_networks=True)
+    np.testing.assert_array_equal(zeros, 0)
+
+
+def test_libra_pb_and_recu():
+    w, g = kernel(3, 3, 5, 4), kernel(3, 3, 5, 4)
+    wide = w.astype(np.float64)
+    balanced = reference.standardized(wide)
+    scale = 2 ** np.round(np.log2(reference.channel_mean(balanced)))
+    y, found = pulled(lambda x: ste.libra_pb(x, 2.0, 1.5), w, g)
+    np.testing.assert_array_equal(y, reference.sign(balanced) * scale)
+    inner = g * scale * reference.ede(balanced, 2.0, 1.5)
+    expected = reference.standardized_pullback(wide, inner)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    v = 2 * math.sqrt(2) * balanced
+    bound = -reference.channel_mean(v) * math.log(2 - 2 * 0.9)
+    y, found = pulled(lambda x: ste.recu(x, 0.9), w, g)
+    np.testing.assert_array_equal(y, reference.sign(v))
+    inner = g * (np.abs(v) <= bound) * 2 * math.sqrt(2)
+    expected = reference.standardized_pullback(wide, inner)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_adabin():
+    w = kernel(3, 3, 5, 4)
+    wide = w.astype(np.float64)
+    mean = wide.mean((0, 1, 2))
+    deviation = wide.std((0, 1, 2), ddof=1)
+    y = ste.adabin_weights(jnp.asarray(w))
+    np.testing.assert_allclose(y, deviation * reference.sign(wide - mean) + mean, rtol=1e-5)
+    module = QUANTIZER_MODULES["adabin_activations"](3)
+    module.alpha[...], module.beta[...] = jnp.float32(0.5), jnp.float32(0.25)
+    x = jnp.asarray(kernel(6, 3))
+    expected = 0.5 * reference.sign((np.asarray(x, np.float64) - 0.25) / 0.5) + 0.25
+    np.testing.assert_allclose(module(x), expected, rtol=1e-6)
+
+
+def test_bitnet():
+    w = kernel(16, 6)
+    gamma = np.abs(w.astype(np.float64)).mean()
+    y, found = pulled(ste.absmean_ternary, w, w)
+    expected = gamma * np.clip(np.round(w / (gamma + 1e-5)), -1, 1)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found, w)
+    scale = 127 / np.abs(w.astype(np.float64)).max(-1, keepdims=True)
+    y, found = pulled(ste.absmax_int8, w, w)
+    np.testing.assert_allclose(y, np.round(w * scale) / scale, atol=1e-2)
+    np.testing.assert_array_equal(found, w)
+    assert np.all(np.isfinite(ste.absmax_int8(jnp.zeros((2, 3)))))
+
+
+def test_annealed_quantizers_follow_the_run():
+    x = jnp.linspace(-2, 2, 9)
+    wide = np.asarray(x, np.float64)
+    for module, derivative, t_min in (
+        (EDE(3), reference.ede, 0.1),
+        (RBNN(3), reference.rbnn, 0.01),
+    ):
+        for share in (0.0, 0.5, 1.0):
+            set_progress(module, share)
+            t = t_min * (10 / t_min) ** share
+            found = jax.grad(lambda z, module=module: module(z).sum())(x)
+            expected = derivative(wide, t, max(1 / t, 1))
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    module = ReCU(3)
+    for share, tau in ((0.0, 0.85), (1.0, 0.99)):
+        set_progress(module, share)
+        np.testing.assert_allclose(module.tau(), tau, rtol=1e-6)
+    model = nnx.List([EDE(1), LibraPB(2)])
+    set_progress(model, 0.25)
+    values = jax.tree.leaves(nnx.state(model, Progress))
+    assert [float(value) for value in values] == [0.25, 0.25]
+
+
+def test_rsign():
+    module = RSign(3)
+    module.bias[...] = jnp.asarray([0.5, 0.0, -0.5])
+    x = kernel(8, 3)
+    np.testing.assert_array_equal(module(jnp.asarray(x)), reference.sign(np.add(x, [0.5, 0, -0.5])))
+    graphdef, state = nnx.split(module)
+    gradient = jax.grad(lambda s: nnx.merge(graphdef, s)(jnp.asarray(x)).sum())(state)
+    expected = reference.approx(np.add(x.astype(np.float64), [0.5, 0, -0.5])).sum(0)
+    np.testing.assert_allclose(gradient["bias"][...], expected, rtol=1e-5)
+
+
+def make_all():
+    for name, quantizer in ste.QUANTIZERS.items():
+        if not isinstance(quantizer, ste.Stochastic):
+            yield name, quantizer
+    yield "dorefa weights", functools.partial(ste.dorefa, k_bit=4, mode="weights")
+    for name in QUANTIZER_MODULES:
+        yield name, QUANTIZER_MODULES[name](4)
+    yield "scaled", ScaledSign(4, prepare="standardize", scale="power_of_two", sign="approx_sign")
+
+
+ALL = dict(make_all())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_transformations(name):
+    """Forward mode, Hessian-vector products, vmap and per-example gradients; any dtype."""
+    quantizer = ALL[name]
+    forward = quantizer
+    if name not in ("noop", "absmean_ternary", "absmax_int8"):  # no custom rule in them
+        forward = functools.partial(quantizer, autodiff="jvp")
+    x = jnp.asarray(kernel(6, 4))
+    loss = lambda f: lambda z: jnp.sum(jnp.sin(f(z) * z))  # noqa: E731
+    gradient = jax.grad(loss(quantizer))(x)
+    np.testing.assert_allclose(gradient, jax.grad(loss(forward))(x), rtol=1e-6)
+    v = jnp.asarray(kernel(6, 4)) - 0.3
+    along = jax.jvp(loss(forward), (x,), (v,))[1]
+    np.testing.assert_allclose(along, jnp.sum(gradient * v), rtol=1e-4)
+    hvp = jax.jvp(jax.grad(loss(forward)), (x,), (v,))[1]
+    reverse = jax.grad(lambda z: jnp.vdot(jax.grad(loss(quantizer))(z), v))(x)
+    np.testing.assert_allclose(hvp, reverse, rtol=1e-3, atol=1e-4)
+    batch = jnp.stack([x, -x, x * 0.5])
+    each = jax.vmap(jax.grad(loss(quantizer)))(batch)
+    for one, found in zip(batch, each, strict=True):
+        np.testing.assert_allclose(found, jax.grad(loss(quantizer))(one), rtol=1e-5, atol=1e-6)
+    for dtype in (jnp.float16, jnp.bfloat16):
+        y = jax.jit(quantizer)(x.astype(dtype))
+        assert y.dtype == dtype and y.shape == x.shape
+    if ste.is_sign(quantizer):
+        split = ste.factors_of(quantizer)
+        if split is None:
+            assert set(np.unique(quantizer(x))) <= {-1.0, 1.0}
+        else:
+            signs, scale = split(x)
+            assert set(np.unique(signs)) <= {-1.0, 1.0}
+            assert scale.shape in ((), (4,))
+            np.testing.assert_array_equal(quantizer(x), signs * scale.reshape(1, -1))
+
+
+KERNELS = [
+    *("magnitude_aware_sign", "xnor_weight_scale", "libra_pb", "recu"),
+    {"kind": "scaled_sign", "prepare": "standardize", "scale": "learned"},
+    {"kind": "scaled_sign", "prepare": "center", "scale": "mean", "sign": "swish_sign"},
+]
+
+
+@pytest.mark.parametrize("quantizer", KERNELS, ids=str)
+@pytest.mark.parametrize("make", [BinaryDense, BinaryConv])
+def test_scaled_kernels_are_multiplied_packed(make, quantizer):
+    packed, floats = (
+        make(33, 10, kernel_quantizer=quantizer, backend=backend, rngs=nnx.Rngs(0))
+        for backend in ("auto", "float")
+    )
+    assert packed.floats_because(train=True) is None
+    shape = (4, 33) if make is BinaryDense else (2, 5, 6, 33)
+    x = jnp.asarray(kernel(*shape))
+    split = ste.factors_of(packed.kernel_quantizer)
+    scale = (
+        1 if split is None else split(packed.kernel[...])[1].reshape((1,) * (x.ndim - 1) + (-1,))
+    )
+    sums = packed(x) / np.asarray(scale)
+    np.testing.assert_allclose(sums, np.round(sums), atol=1e-3)
+    np.testing.assert_allclose(packed(x), floats(x), rtol=1e-5, atol=1e-5)
+
+    def gradients(layer):
+        graphdef, state = nnx.split(layer)
+        loss = lambda state, x: jnp.sum(jnp.sin(nnx.merge(graphdef, state)(x)))  # noqa: E731
+        return jax.tree.leaves(jax.grad(loss, (0, 1), allow_int=True)(state, x))
+
+    for ours, theirs in zip(gradients(packed), gradients(floats), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_bits_and_signs():
+    declared = {name: ste.precision(quantizer) for name, quantizer in ALL.items()}
+    assert declared["dorefa"] == 2 and declared["dorefa weights"] == 4
+    assert declared["ste_tern"] == declared["absmean_ternary"] == 2
+    assert ste.precision(functools.partial(ste.noop, precision=8)) == 8
+    no_sign = {name for name, q in ALL.items() if declared[name] == 1 and not ste.is_sign(q)}
+    assert no_sign == {"ste_heaviside", "adabin_weights", "adabin_activations"}
+    layer = BinaryDense(4, 2, input_quantizer="ste_heaviside", rngs=nnx.Rngs(0))
+    assert layer.floats_because(train=True) == (
+        "the input quantizer ste_heaviside has values other than ±1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ste_sing", "unknown quantizer 'ste_sing'; did you mean ste_sign"),
+        ({"kind": "dorefa", "k_bit": 0}, "quantizer 'dorefa': dorefa: k_bit is 0, must be 1 to 16"),
+        ({"kind": "dorefa", "mode": "both"}, "not 'both'"),
+        ({"kind": "swish_sign", "gamma": 1}, "unexpected keyword argument 'gamma'"),
+        ({"kind": "ste_tern", "threshold_value": -1}, "must not be negative"),
+        ({"kind": "fourier", "terms": 0}, "both must be positive"),
+        ({"kind": "ede", "t_min": 0.0}, "wanted 0 < t_min <= t_max"),
+        ({"kind": "recu", "tau_max": 1.0}, "tau_min <= tau_max < 1"),
+        ({"kind": "scaled_sign", "scale": "mena"}, "scale is 'mena'; choose 'none', 'mean'"),
+        ({"kind": "noop", "precision": 0}, "must be at least 1 bit"),
+        ({"kind": "stochastic_sign", "beta": 1}, "has no parameters, got beta"),
+    ],
+)
+def test_refused_at_construction(spec, message):
+    with pytest.raises(ValueError, match=r".") as caught:
+        resolve_quantizer(spec, 4)
+    assert message in str(caught.value)
+
+
+def test_names():
+    assert name_of(resolve_quantizer({"kind": "swish_sign", "beta": 3.0}, 2)) == (
+        "swish_sign(beta=3.0)"
+    )
+    assert name_of(resolve_quantizer("rsign", 2)) == "rsign"
+    clip = resolve_quantizer({"kind": "ste_sign", "clip_value": "none"}, 2)
+    np.testing.assert_array_equal(jax.grad(lambda x: clip(x).sum())(jnp.asarray([5.0])), [1.0])
+    for name in ste.QUANTIZERS:
+        if name != "stochastic_sign":
+            assert getattr(binjax, name) is ste.QUANTIZERS[name]
