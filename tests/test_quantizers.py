@@ -97,7 +97,8 @@ ELEMENTWISE = {
 def test_values_and_gradients_at_the_edges(name, autodiff):
     quantizer, value, derivative = ELEMENTWISE[name]
     y, pullback = jax.vjp(lambda x: quantizer(x, autodiff=autodiff), jnp.asarray(EDGES))
-    np.testing.assert_array_equal(np.asarray(y, np.float64), value(WIDE))
+    # Exact, but for a division by n, which XLA may make a product with 1/n.
+    np.testing.assert_allclose(y, value(WIDE), rtol=2e-7 if name.startswith("dorefa") else 0)
     (found,) = pullback(jnp.full(EDGES.shape, 3, jnp.float32))
     expected = 3 * derivative(WIDE)
     number = ~np.isnan(WIDE)
