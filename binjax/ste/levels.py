@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from binjax.ste.core import Autodiff, declare, elementwise, floating, where_inside
-from binjax.ste.signs import positive
+from binjax.ste.signs import positive, sign
 
 Mode = Literal["activations", "weights"]
 _LARGEST_K = 16
@@ -63,7 +63,7 @@ def _to_levels(x: jax.Array, n: jax.Array) -> jax.Array:
 
 
 _unit_levels = elementwise(
-    _to_levels, residual=lambda x, n: (x >= 0) & (x <= 1), pullback=where_inside
+    _to_levels, residual=lambda x, n: (sign(x) > 0) & (x <= 1), pullback=where_inside
 )
 
 
