@@ -21,6 +21,7 @@ from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, Sil
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
 from binjax.train.task import Task, load_data, make_task
+from binjax.train.teacher import load_distillation
 
 _POLL_SECONDS = 0.25
 
@@ -57,7 +58,9 @@ def fit(
     """
     dataset = load_data(config)
     placement = make_placement(config)
-    task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train), placement)
+    distill = load_distillation(config, dataset, reporter.warn)
+    sizes = dataset.image_shape, dataset.n_classes, len(dataset.train)
+    task = make_task(config, *sizes, placement, distill)
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter if placement.lead else Silent(), writer)
     run.progress.data = dataset.fingerprint()

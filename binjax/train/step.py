@@ -25,7 +25,7 @@ Preprocess = Callable[[jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Gradient = Callable[..., Any]
 Advance = Callable[[Any, jax.Array], Any]
-Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 Evaluate = Callable[[Any, Any, Totals, Any, Any, Any], Totals]
 
 

@@ -13,11 +13,12 @@ from flax import nnx
 
 from binjax import data, metrics
 from binjax.config import Config, ConfigError
-from binjax.layers import BinaryWeight, products, split
-from binjax.losses import LABEL_LOSSES
+from binjax.layers import BinaryWeight, Progress, products, split
+from binjax.losses import LABEL_LOSSES, cross_entropy
 from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.optim import variable_mask
+from binjax.train.distill import Distillation
 from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
 from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
@@ -27,6 +28,7 @@ from binjax.train.step import (
     Gradient,
     Preprocess,
     Step,
+    make_advance,
     make_begin_epoch,
     make_evaluate,
     make_gradient,
@@ -86,8 +88,11 @@ def make_task(
     n_classes: int,
     n_train: int,
     placement: Placement = ALONE,
+    distill: Distillation | None = None,
 ) -> Task:
     """Build the model's graph, the optimizer and the jitted functions; computes nothing.
+
+    With ``distill`` the steps imitate that teacher.
 
     Raises:
         ConfigError: a back end of another platform, batch larger than the training set, image size
@@ -111,7 +116,7 @@ def make_task(
         )
     steps_per_epoch = n_train // config.batch_size
     preprocess = make_preprocess(config, image_shape)
-    loss = LABEL_LOSSES[config.loss]
+    loss = make_loss(config)
 
     def build() -> nnx.Module:
         return make_model(config, image_shape, n_classes, nnx.Rngs(config.seed))
@@ -121,7 +126,12 @@ def make_task(
     mask = variable_mask(abstract, BinaryWeight)
     schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule, mask)
-    gradient = make_gradient(graphdef, loss, make_augment(config.data), preprocess)
+    advance = make_advance(progress_flags(abstract), steps_per_epoch, config.epochs)
+    augment = make_augment(config.data)
+    gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
+    step = make_step(gradient, optimizer)
+    if distill is not None:
+        step = _imitating(step, placement.replicate(distill.teacher.variables))
 
     @jax.jit
     def init() -> TrainState:
@@ -142,7 +152,7 @@ def make_task(
         graphdef=graphdef,
         init=init,
         gradient=gradient,
-        step=make_step(gradient, optimizer),
+        step=step,
         evaluate=make_evaluate(graphdef, loss, preprocess),
         begin_epoch=make_begin_epoch(mask),
         telemetry=make_telemetry(graphdef, mask, preprocess),
@@ -153,6 +163,32 @@ def make_task(
         placement=placement,
         products=products(abstract, config.batch_size // placement.n_devices),
     )
+
+
+def make_loss(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The config's loss of (scores, integer labels).
+
+    Raises:
+        ConfigError: label smoothing of a loss that has none.
+    """
+    if config.label_smoothing == 0:
+        return LABEL_LOSSES[config.loss]
+    if config.loss != "cross_entropy":
+        raise ConfigError(f'label_smoothing: wants loss = "cross_entropy", not {config.loss!r}')
+    return lambda scores, labels: cross_entropy(scores, labels, config.label_smoothing)
+
+
+def progress_flags(model: nnx.Module) -> Any:
+    """Which of a model's variables other than parameters are ``Progress``; bools of their tree."""
+    _, _, stats = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    flags = jax.tree.map(
+        lambda v: isinstance(v, Progress), stats, is_leaf=lambda v: isinstance(v, nnx.Variable)
+    )
+    return nnx.to_pure_dict(flags)
+
+
+def _imitating(step: Step, teacher: Any) -> Step:
+    return lambda state, images, labels: step(state, images, labels, teacher)
 
 
 def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]:
