@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 
+from binjax import data
 from binjax.config import Config, ConfigError
-from binjax.config.data import Data, StandardScaling, UnitScaling
+from binjax.config.data import StandardScaling, UnitScaling
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
 from binjax.deploy.floats import PixelScaling
 from binjax.layers import UNIT, PixelScale
-from binjax.train.step import Preprocess
+from binjax.train.step import Augment, Preprocess
 from binjax.xnor.pixel_scale import LARGEST_K
 
 
@@ -51,30 +50,41 @@ def pixel_scaling(scaling: UnitScaling | StandardScaling) -> PixelScaling:
     return PixelScaling(np.ones(1), mean, np.reciprocal(std))
 
 
-def _as_they_are(images: jax.Array) -> jax.Array:
-    return images
-
-
-def make_preprocess(scaling: UnitScaling | StandardScaling, channels: int) -> Preprocess:
-    """uint8 images ``[n, h, w, c]`` to the network's float32 input.
+def make_preprocess(config: Config, image_shape: tuple[int, int, int]) -> Preprocess:
+    """Images ``[n, h, w, c]`` to what the network takes: scaled float32, or pixels as they are.
 
     Raises:
-        ConfigError: as many means or standard deviations as there are neither channels nor one.
+        ConfigError: as many means or standard deviations as there are neither channels nor one;
+            see also :func:`pixel_scale`.
     """
+    scaling, channels = config.data.scaling, image_shape[2]
+    as_they_are = pixel_scale(config) is not None
     if isinstance(scaling, UnitScaling):
-        return scale_to_unit
+        return (lambda images: images) if as_they_are else scale_to_unit
     for name, values in (("mean", scaling.mean), ("std", scaling.std)):
         if len(values) not in (1, channels):
             raise ConfigError(
                 f"data.scaling.{name}: wants one number or one for each of the {channels} "
                 f"channels, got {len(values)}"
             )
+    if as_they_are:
+        return lambda images: images
     mean, std = (v[0] if len(v) == 1 else v for v in (scaling.mean, scaling.std))
     return lambda images: normalize(images, mean, std)
 
 
-def make_augment(options: Data) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """``augment(key, images)`` on uint8 images, inside jit."""
+def make_augment(config: Config, image_shape: tuple[int, int, int]) -> Augment:
+    """``augment(key, images)``, inside jit.
+
+    Raises:
+        ConfigError: a crop larger than the image.
+    """
+    options = config.data
+    if options.random_crop > min(image_shape[:2]):
+        raise ConfigError(
+            f"data.random_crop: {options.random_crop} is more than the images of "
+            f"{image_shape[0]}x{image_shape[1]} allow"
+        )
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         if options.random_crop:
@@ -84,3 +94,43 @@ def make_augment(options: Data) -> Callable[[jax.Array, jax.Array], jax.Array]:
         return images
 
     return augment
+
+
+def data_info(config: Config) -> data.Info:
+    """Size and classes of the config's data set.
+
+    Raises:
+        ConfigError: no such set.
+    """
+    info = data.INFO.get(config.data.name)
+    if info is None:
+        known = ", ".join(data.DATASETS)
+        raise ConfigError(f"data.name: {config.data.name!r} is not one of {known}")
+    return info
+
+
+def count_train(config: Config, info: data.Info) -> int:
+    """Training images of the whole set, less those of validation.
+
+    Raises:
+        ConfigError: a choice of files, whose images only reading them tells.
+    """
+    options = config.data
+    if options.train_files is not None:
+        raise ConfigError("data.train_files: setup needs n_train= with it")
+    held_out = info.default_validation if options.validation is None else options.validation
+    n_train = info.n_train - held_out
+    return min(n_train, options.limit_train or n_train)
+
+
+def load_data(config: Config) -> data.Dataset:
+    """The config's data set, in memory."""
+    options = config.data
+    return data.load(
+        options.name,
+        directory=options.dir,
+        validation=options.validation,
+        train_files=options.train_files,
+        limit_train=options.limit_train,
+        limit_test=options.limit_test,
+    )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from binjax import data, metrics
+from binjax import metrics
 from binjax.config import Config, ConfigError
 from binjax.layers import BinaryWeight, Progress, products, split
 from binjax.losses import LABEL_LOSSES, cross_entropy
@@ -19,7 +19,15 @@ from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.optim import variable_mask
 from binjax.train.distill import Distillation
-from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
+from binjax.train.inputs import (
+    count_train,
+    data_info,
+    load_data,
+    make_augment,
+    make_preprocess,
+    pixel_scale,
+    pixel_scaling,
+)
 from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
 from binjax.train.state import Totals, TrainState, binary_weights
@@ -35,6 +43,8 @@ from binjax.train.step import (
     make_step,
     make_telemetry,
 )
+
+__all__ = ["Task", "load_data", "make_model", "make_task", "pixel_scaling", "setup"]
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1
@@ -103,11 +113,6 @@ def make_task(
         raise ConfigError(
             f"batch_size: {config.batch_size} is larger than the {n_train} training images"
         )
-    if config.data.random_crop > min(image_shape[:2]):
-        raise ConfigError(
-            f"data.random_crop: {config.data.random_crop} is more than the images of "
-            f"{image_shape[0]}x{image_shape[1]} allow"
-        )
     platform = {"native": "cpu", "triton": "gpu"}.get(config.backend, jax.default_backend())
     if platform != jax.default_backend():
         raise ConfigError(
@@ -115,7 +120,7 @@ def make_task(
             f"{jax.default_backend()}; choose auto, float or xla"
         )
     steps_per_epoch = n_train // config.batch_size
-    preprocess = make_preprocess(config, image_shape)
+    preprocess, augment = make_preprocess(config, image_shape), make_augment(config, image_shape)
     loss = make_loss(config)
 
     def build() -> nnx.Module:
@@ -127,7 +132,6 @@ def make_task(
     schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule, mask)
     advance = make_advance(progress_flags(abstract), steps_per_epoch, config.epochs)
-    augment = make_augment(config.data)
     gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
     step = make_step(gradient, optimizer)
     if distill is not None:
@@ -207,16 +211,9 @@ def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]
     Raises:
         ConfigError: see :func:`make_task` and :func:`binjax.train.parallel.make_placement`.
     """
-    info = data.INFO.get(config.data.name)
-    if info is None:
-        known = ", ".join(data.DATASETS)
-        raise ConfigError(f"data.name: {config.data.name!r} is not one of {known}")
-    if n_train is None and config.data.train_files is not None:
-        raise ConfigError("data.train_files: setup needs n_train= with it")
+    info = data_info(config)
     if n_train is None:
-        validation = config.data.validation
-        n_train = info.n_train - (info.default_validation if validation is None else validation)
-        n_train = min(n_train, config.data.limit_train or n_train)
+        n_train = count_train(config, info)
     placement = make_placement(config)
     task = make_task(config, info.image_shape, info.n_classes, n_train, placement)
     if placement.mesh is None:
@@ -226,16 +223,3 @@ def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]
         return task.step(state, *placement.split(images, labels))
 
     return placement.replicate(task.init()), step
-
-
-def load_data(config: Config) -> data.Dataset:
-    """The config's data set, in memory."""
-    options = config.data
-    return data.load(
-        options.name,
-        directory=options.dir,
-        validation=options.validation,
-        train_files=options.train_files,
-        limit_train=options.limit_train,
-        limit_test=options.limit_test,
-    )
