@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from binjax.layers import Sequential
+from binjax.models.cifar_resnet import cifar_resnet
 from binjax.models.convnet import cifar10_convnet, svhn_convnet
 from binjax.models.larq import larq_cifar10
 from binjax.models.mlp import mlp
@@ -19,7 +20,8 @@ MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
         "cifar10_convnet": cifar10_convnet,
         "svhn_convnet": svhn_convnet,
         "larq_cifar10": larq_cifar10,
+        "cifar_resnet": cifar_resnet,
     }
 )
 
-__all__ = ["MODELS", "cifar10_convnet", "larq_cifar10", "mlp", "svhn_convnet"]
+__all__ = ["MODELS", "cifar10_convnet", "cifar_resnet", "larq_cifar10", "mlp", "svhn_convnet"]
