@@ -121,6 +121,9 @@ def test_pools_with_borders(padding, strides):
     np.testing.assert_allclose(AvgPool(**options)(jnp.asarray(x)), sums / inside, rtol=1e-5)
     counted = AvgPool(**options, count_padding=True)(jnp.asarray(x))
     np.testing.assert_allclose(counted, sums / 9, rtol=1e-5)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(AvgPool(**options)(x) ** 2)))(jnp.asarray(x))
+    doubled = np.sum(gradient * x)  # of a square, by Euler: twice its value
+    np.testing.assert_allclose(doubled, 2 * np.sum((sums / inside) ** 2), rtol=1e-4)
     np.testing.assert_allclose(GlobalAvgPool()(jnp.asarray(x)), x.mean((1, 2)), rtol=1e-5)
 
 

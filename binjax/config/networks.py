@@ -86,4 +86,30 @@ class LarqCifar10(_Net):
     kind: Literal["larq_cifar10"] = "larq_cifar10"
 
 
-Model = Annotated[MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10, Field(discriminator="kind")]
+class CifarResnet(Section):
+    """A residual network for small images with the ingredients of many papers as options."""
+
+    kind: Literal["cifar_resnet"] = "cifar_resnet"
+    depth: Annotated[int, Field(ge=8, le=1202)] = 20
+    """6n + 2: two convolutions in each of n blocks of each of three stages"""
+    width: Positive = 16
+    """channels of the first stage; the others have two and four times as many"""
+    input_quantizer: Quantizer = "ste_sign"
+    kernel_quantizer: KernelQuantizer = "ste_sign"
+    shortcut: Literal["layer", "block"] = "layer"
+    """around every convolution (Bi-Real Net), or every two"""
+    downsample: Literal["conv", "pad"] = "conv"
+    """shortcuts that change shape: averages and a real 1x1 convolution, or zeros"""
+    scale: Literal["none", "channel", "rank1"] = "none"
+    """learned factors behind each convolution; rank1: per row, column and channel (XNOR-Net++)"""
+    input_scale: bool = False
+    """multiply by the mean absolute input under the window (XNOR-Net's K)"""
+    activation: Literal["none", "relu", "hard_tanh", "prelu", "rprelu", "dprelu"] = "none"
+    """behind each convolution and its shortcut"""
+    norm_first: bool = False
+    """the norm stands in front of the convolution (XNOR-Net), not behind it"""
+
+
+Model = Annotated[
+    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet, Field(discriminator="kind")
+]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from binjax.xnor.geometry import Padding, Pair, pads, pair
@@ -86,7 +87,7 @@ def _window_sum(
 ) -> jax.Array:
     sums: jax.Array = jax.lax.reduce_window(
         x,
-        jnp.zeros((), x.dtype),
+        np.zeros((), x.dtype),  # a constant also under jit: else the sum has no gradient
         jax.lax.add,
         (1, *window, 1),
         (1, *strides, 1),

@@ -22,7 +22,8 @@ def pixel_scale(config: Config) -> PixelScale | None:
         ConfigError: its ``first_layer`` says so, but something else does not go with it.
     """
     model, scaling = config.model, config.data.scaling
-    if model.first_layer == "float":
+    first_layer = getattr(model, "first_layer", "float")
+    if first_layer == "float":
         return None
     problem, scale = None, UNIT
     if isinstance(scaling, StandardScaling):
@@ -37,7 +38,7 @@ def pixel_scale(config: Config) -> PixelScale | None:
             problem = 'data.scaling.kind = "unit" ([-1, 1])'
     if getattr(model, "kernel_quantizer", "ste_sign") == "noop":
         problem = "a model.kernel_quantizer that binarizes"
-    if problem is not None and model.first_layer == "pixels":
+    if problem is not None and first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
     return scale if problem is None else None
 
