@@ -215,5 +215,5 @@ def test_what_a_chain_hands_on_can_be_watched():
     assert jax.tree.structure(moved) == jax.tree.structure(
         apply(graphdef, params, stats, jnp.asarray(X), train=True)[1]
     )
-    with pytest.raises(ValueError, match="no layer 'outer'; known: "):
+    with pytest.raises(ValueError, match="no layer 'outer'; nearest: "):
         apply_watched(graphdef, params, stats, jnp.asarray(X), ("outer",), train=True)

@@ -9,7 +9,7 @@ from pydantic import Field
 from binjax.config.data import Data
 from binjax.config.networks import MLP, Model
 from binjax.config.optimizers import Adam, Optimizer
-from binjax.config.section import NonNegative, Positive, Rate, Section, Share
+from binjax.config.section import Listed, NonNegative, Positive, Rate, Section, Share
 
 
 class Checkpoint(Section):
@@ -40,7 +40,7 @@ class Distill(Section):
     """of the divergence from the teacher's scores; the loss on labels gets the rest"""
     temperature: Rate = 1.0
     """of both softmaxes"""
-    attention: tuple[str, ...] = ()
+    attention: Listed[str] | None = None
     """layers whose attention maps are compared, "ours" or "ours=theirs" """
     attention_weight: Rate = 1.0
     """of each comparison"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def apply_watched(
     seen = flatten_passed(state)
     missing = [name for name in names if name not in seen]
     if missing:
-        raise ValueError(f"no layer {missing[0]!r}; known: {', '.join(seen)}")
+        near = difflib.get_close_matches(missing[0], seen, n=3, cutoff=0)
+        raise ValueError(f"no layer {missing[0]!r}; nearest: {', '.join(near)}")
     _, _, _, moved = nnx.split(model, nnx.Param, Passed, ...)  # type: ignore[misc]
     return scores, nnx.to_pure_dict(moved), {name: seen[name] for name in names}

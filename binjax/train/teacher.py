@@ -41,6 +41,6 @@ def load_distillation(
         ),
         weight=options.weight,
         temperature=options.temperature,
-        pairs=parse_pairs(options.attention),
+        pairs=parse_pairs(options.attention or ()),
         attention_weight=options.attention_weight,
     )
