@@ -171,6 +171,8 @@ def test_named_activations():
     for name in ACTIVATIONS:
         assert Activation(name)(jnp.asarray(X)).shape == X.shape
     np.testing.assert_array_equal(Activation("hard_tanh")(X), np.clip(X, -1, 1))
+    slope = np.array([-1.2, -0.5, 0, 0.25, 1.1, -1], np.float32)
+    np.testing.assert_allclose(Activation("leaky_tanh")(jnp.asarray(X)).reshape(-1), slope)
     with pytest.raises(ValueError, match="unknown activation 'rleu'; known: relu"):
         Activation("rleu")
 

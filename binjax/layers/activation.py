@@ -11,12 +11,18 @@ from flax import nnx
 
 from binjax.ste import hard_tanh
 
+def leaky_tanh(x: jax.Array, alpha: float = 0.2) -> jax.Array:
+    """``clip(x, -1, 1)`` with slope ``alpha`` outside (Larq)."""
+    return jnp.clip(x, -1, 1) + alpha * (x - jnp.clip(x, -1, 1))
+
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
         "relu": jax.nn.relu,
         "relu6": jax.nn.relu6,
         "leaky_relu": jax.nn.leaky_relu,
         "hard_tanh": hard_tanh,
+        "leaky_tanh": leaky_tanh,
         "hard_swish": jax.nn.hard_swish,
         "silu": jax.nn.silu,
         "gelu": jax.nn.gelu,
