@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from binjax.config.section import Listed, Positive, Rate, Section, Share
+from binjax.config.zoo import LarqZoo
 
 Quantizer = Literal["ste_sign", "approx_sign", "swish_sign", "stochastic_sign", "noop"]
 KernelQuantizer = Literal["ste_sign", "approx_sign", "swish_sign", "noop"]
@@ -111,5 +112,6 @@ class CifarResnet(Section):
 
 
 Model = Annotated[
-    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet, Field(discriminator="kind")
+    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet | LarqZoo,
+    Field(discriminator="kind"),
 ]

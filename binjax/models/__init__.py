@@ -9,10 +9,24 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from binjax.layers import Sequential
+from binjax.models.alexnet import binary_alexnet
+from binjax.models.birealnet import birealnet
 from binjax.models.cifar_resnet import cifar_resnet
 from binjax.models.convnet import cifar10_convnet, svhn_convnet
+from binjax.models.densenet import (
+    binary_densenet28,
+    binary_densenet37,
+    binary_densenet37_dilated,
+    binary_densenet45,
+)
+from binjax.models.dorefanet import dorefanet
 from binjax.models.larq import larq_cifar10
+from binjax.models.meliusnet import meliusnet22
 from binjax.models.mlp import mlp
+from binjax.models.quicknet import quicknet, quicknet_large, quicknet_small
+from binjax.models.real_to_binary import real_to_binary, resnet18
+from binjax.models.resnet_e import binary_resnet_e18
+from binjax.models.xnornet import xnornet
 
 MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
     {
@@ -21,6 +35,21 @@ MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
         "svhn_convnet": svhn_convnet,
         "larq_cifar10": larq_cifar10,
         "cifar_resnet": cifar_resnet,
+        "binary_alexnet": binary_alexnet,
+        "xnornet": xnornet,
+        "dorefanet": dorefanet,
+        "birealnet": birealnet,
+        "binary_resnet_e18": binary_resnet_e18,
+        "binary_densenet28": binary_densenet28,
+        "binary_densenet37": binary_densenet37,
+        "binary_densenet37_dilated": binary_densenet37_dilated,
+        "binary_densenet45": binary_densenet45,
+        "meliusnet22": meliusnet22,
+        "real_to_binary": real_to_binary,
+        "resnet18": resnet18,
+        "quicknet_small": quicknet_small,
+        "quicknet": quicknet,
+        "quicknet_large": quicknet_large,
     }
 )
 
