@@ -234,7 +234,7 @@ def test_an_outer_kind_is_applied_before_an_inner_one(load, schedule_first):
         ("data = 3", "data: wants a section of keys, got 3"),
         ("model = 3", "model: wants "),
         ('loss = "hing"', "loss: wants 'squared_hinge', 'hinge' or 'cross_entropy', got 'hing'"),
-        ('[model]\nkind = "mpl"', "model.kind: 'mpl' is not one of mlp, cifar10_convnet, "),
+        ('[model]\nkind = "mpl"', "model.kind: 'mpl' is not known here; did you mean mlp"),
         ("[model]\nwidths = [3]", "model.kind: is missing; one of mlp, cifar10_convnet, "),
         ('[model]\nkind = "mlp"\nwidths = [3, -1]', "model.widths.1: wants greater than 0, got -1"),
         ('[model]\nkind = "mlp"\nwidths = []', "model.widths: wants "),

@@ -190,7 +190,7 @@ def test_scores():
         ("larq_cifar10", (9, 32, 3), {}, "images of 9x32 are too small; at least 10x10"),
         ("mlp", MNIST, {"norm": {"kind": "layer"}}, "unknown norm 'layer'; known: batch, shift"),
         ("mlp", MNIST, {"kernel_init": "zeros"}, "unknown kernel_init 'zeros'; known: glorot"),
-        ("mlp", MNIST, {"input_quantizer": "sgn"}, "unknown quantizer 'sgn'; known: "),
+        ("mlp", MNIST, {"input_quantizer": "sgn"}, "unknown quantizer 'sgn'; did you mean rsign"),
         ("mlp", MNIST, {"kernel_quantizer": "stochastic_sign"}, "kernel quantizer must be determ"),
         ("mlp", MNIST, {"input_dropout": 1.0}, "dropout rate is 1.0, must be in"),
         ("mlp", MNIST, {"widths": (0,)}, "n_out is 0, must be at least 1"),

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from binjax.config.schema import Config
 
+_MANY = 8  # kinds, of which a message names the nearest only
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line."""
@@ -33,9 +35,9 @@ def explain(error: Any, name: str, origin: Mapping[str, str]) -> str:
             hint = f"did you mean {' or '.join(near)}?" if near else _known(section)
             return f"{label}: unknown key; {hint}"
         case "union_tag_not_found":
-            return f"{label}: is missing; one of {_kinds(keys[:-1])}"
+            return f"{label}: is missing; one of {', '.join(_kinds(keys[:-1]))}"
         case "union_tag_invalid":
-            return f"{label}: {error['ctx']['tag']!r} is not one of {_kinds(keys[:-1])}"
+            return f"{label}: {_unknown_kind(error['ctx']['tag'], _kinds(keys[:-1]))}"
         case "missing":
             return f"{label}: is missing and has no default"
     wanted = error["msg"].removeprefix("Input should be ").replace("valid tuple", "list")
@@ -70,6 +72,8 @@ def _locate(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel]]:
             section, tags = tags[part], {}
             continue
         keys.append(part)
+        if part.isdigit():  # of a list of sections, whose kinds stay known
+            continue
         field = section.model_fields.get(part)
         options = _sections(field.annotation) if field else []
         tags = {o.model_fields["kind"].default: o for o in options if "kind" in o.model_fields}
@@ -78,15 +82,24 @@ def _locate(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel]]:
     return keys, section
 
 
-def _kinds(keys: Sequence[str]) -> str:
-    """The kinds a union at this path knows, as a list for messages."""
+def _unknown_kind(kind: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(kind, known, n=3, cutoff=0.5)
+    if near and len(known) > _MANY:
+        return f"{kind!r} is not known here; did you mean {' or '.join(near)}?"
+    return f"{kind!r} is not one of {', '.join(known)}"
+
+
+def _kinds(keys: Sequence[str]) -> list[str]:
+    """The kinds a union at this path knows."""
     section: type[BaseModel] = Config
     options: list[type[BaseModel]] = []
     for key in keys:
+        if key.isdigit():
+            continue
         field = section.model_fields.get(key) or _field_of_any(options, key)
         options = _sections(field.annotation) if field else []
         section = options[0] if options else section
-    return ", ".join(o.model_fields["kind"].default for o in options)
+    return [o.model_fields["kind"].default for o in options]
 
 
 def _field_of_any(options: Sequence[type[BaseModel]], key: str) -> Any:
@@ -96,6 +109,6 @@ def _field_of_any(options: Sequence[type[BaseModel]], key: str) -> Any:
 def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated, tuple):
         return [s for a in typing.get_args(annotation) for s in _sections(a)]
     return []

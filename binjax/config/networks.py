@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from binjax.config.quantizers import KernelQuantizer, Quantizer, SteSign
 from binjax.config.section import Listed, Positive, Rate, Section, Share
 from binjax.config.zoo import LarqZoo
-
-Quantizer = Literal["ste_sign", "approx_sign", "swish_sign", "stochastic_sign", "noop"]
-KernelQuantizer = Literal["ste_sign", "approx_sign", "swish_sign", "noop"]
 
 
 class BatchNorm(Section):
@@ -43,9 +41,9 @@ class _Net(Section):
 
 class _BinaryNet(_Net):
     norm: Norm = BatchNorm()
-    input_quantizer: Quantizer = "ste_sign"
+    input_quantizer: Quantizer = SteSign()
     """binarizes activations; stochastic_sign draws in training only"""
-    kernel_quantizer: KernelQuantizer = "ste_sign"
+    kernel_quantizer: KernelQuantizer = SteSign()
     use_bias: bool = True
     """biases in front of batch normalization, as the paper's networks have them"""
     kernel_init: Literal["glorot_uniform", "uniform"] = "glorot_uniform"
@@ -95,8 +93,8 @@ class CifarResnet(Section):
     """6n + 2: two convolutions in each of n blocks of each of three stages"""
     width: Positive = 16
     """channels of the first stage; the others have two and four times as many"""
-    input_quantizer: Quantizer = "ste_sign"
-    kernel_quantizer: KernelQuantizer = "ste_sign"
+    input_quantizer: Quantizer = SteSign()
+    kernel_quantizer: KernelQuantizer = SteSign()
     shortcut: Literal["layer", "block"] = "layer"
     """around every convolution (Bi-Real Net), or every two"""
     downsample: Literal["conv", "pad"] = "conv"

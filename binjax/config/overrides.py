@@ -59,6 +59,8 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         inner = table.setdefault(parent, {})
+        if isinstance(inner, str):  # the name alone of a section with a kind
+            inner = table[parent] = {"kind": inner}
         if not isinstance(inner, dict):
             raise ConfigError(f"--{key}: {parent} is a value, not a section")
         table = inner
