@@ -484,7 +484,7 @@ def test_summaries(tiny, finished, capsys):
 def test_data_commands(tmp_path, capsys):
     assert cli("data", "list") == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()] == list(data.DATASETS)
+    assert [line.split()[0] for line in out.splitlines()] == [*data.DATASETS, *data.CUSTOM]
     assert "60,000 train 10,000 test  28x28x1" in out
     assert cli("data", "verify", "fashion-mnist-12k") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok"] * 4

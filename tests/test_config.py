@@ -25,8 +25,12 @@ dtype = "float32"
 
 [data]
 name = "fashion-mnist-12k"
+channels = 3
+memory_gib = 8.0
+prepare = []
 random_crop = 0
 random_flip = false
+lighting = 0.0
 
 [data.scaling]
 kind = "unit"

@@ -23,7 +23,7 @@ SMALLER = {
 }
 
 
-def made_up(config):
+def made_up(config, warn):
     """A data set of the config's shape, some images of noise on a light or dark ground."""
     info = data.INFO[config.data.name]
     rng = np.random.default_rng(0)

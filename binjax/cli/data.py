@@ -17,6 +17,8 @@ def run_data(args: argparse.Namespace) -> int:
                 f"{name:18} {info.n_train:>7,} train {info.n_test:>6,} test  "
                 f"{shape:8} {info.n_classes} classes"
             )
+        for name, what in data.CUSTOM.items():
+            print(f"{name:18} yours: {what}")
         return 0
     if args.action == "fetch":
         for path in data.fetch(args.name, args.dir, progress=sys.stderr.isatty()):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from binjax import config as configs
-from binjax import data
 from binjax.config import Config, ConfigError
 
 
@@ -54,10 +53,12 @@ def _network(args: argparse.Namespace) -> tuple[Config, tuple[int, int, int], in
         source = source / "config.toml"
     if source.suffix == ".toml":
         config = configs.load(source)
-        info = data.INFO.get(config.data.name)
-        if info is None:
-            raise ConfigError(f"{source}: data.name: unknown data set {config.data.name!r}")
-        shape, classes = info.image_shape, info.n_classes
+        shape, classes = (0, 0, 0), 0
+        if not args.input_shape or args.classes is None:
+            from binjax.train import data_info
+
+            info = data_info(config)
+            shape, classes = info.image_shape, info.n_classes
     else:
         config = configs.validate({"model": {"kind": args.source}}, "summary")
         cifar_like = config.model.kind != "mlp"

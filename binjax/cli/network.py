@@ -11,15 +11,24 @@ import numpy as np
 from flax import nnx
 
 from binjax import config as configs
-from binjax import data, deploy
+from binjax import deploy
 from binjax.cli.progress import warn
 from binjax.config import Config, ConfigError
+from binjax.data.crops import center_crop
 from binjax.deploy.importers import import_weights
 from binjax.deploy.pack import blocks_of
 from binjax.deploy.prove import Certificate, prove
 from binjax.layers import split
 from binjax.summary import summarize
-from binjax.train import RunFolder, Trained, load_data, make_task, pixel_scaling, restore_run
+from binjax.train import (
+    RunFolder,
+    Trained,
+    data_info,
+    load_data,
+    make_task,
+    pixel_scaling,
+    restore_run,
+)
 
 _FLOAT_MACS = 2e12
 """Multiply-accumulates of float products of each set of images in a proof: 10 s and more."""
@@ -88,14 +97,15 @@ def of_run(root: Path, data_dir: str | None, *, last: bool) -> Network:
     if not path.exists():
         raise ConfigError(f"{root}: is neither a run folder (no config.toml) nor a file")
     config = _for_deployment(configs.load(path, ["--data.dir", data_dir] if data_dir else []), root)
-    dataset = load_data(config)
+    dataset = load_data(config, warn)
     once = restore_run(config, RunFolder(root), dataset, warn, last=last)
 
     def trained(config: Config) -> Trained:
         task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
         return replace(once, task=task)
 
-    return Network(config, trained, dataset.test.images, dataset.image_shape)
+    test_images = center_crop(dataset.test.images, dataset.image_shape[:2])
+    return Network(config, trained, test_images, dataset.image_shape)
 
 
 def of_weights(path: Path, weights: Path) -> Network:
@@ -105,9 +115,7 @@ def of_weights(path: Path, weights: Path) -> Network:
         ConfigError, DeployError: a config, or a file, that cannot be read or does not fit.
     """
     config = _for_deployment(configs.load(path), path)
-    info = data.INFO.get(config.data.name)
-    if info is None:
-        raise ConfigError(f"{path}: data.name: unknown data set {config.data.name!r}")
+    info = data_info(config)
 
     def trained(config: Config) -> Trained:
         task = make_task(config, info.image_shape, info.n_classes, info.n_train)
@@ -122,6 +130,12 @@ def of_weights(path: Path, weights: Path) -> Network:
 
 def _for_deployment(config: Config, source: Path) -> Config:
     """The same network on one device, in float32."""
+    if config.data.prepare:
+        steps = ", ".join(step.kind for step in config.data.prepare)
+        raise ConfigError(
+            f"{source}: its images went through data.prepare ({steps}), which a packed model does "
+            "not do; only a network of pixels, without it, can be packed"
+        )
     if config.dtype != "float32":
         print(
             f"binjax: {source} computes in {config.dtype}; its network is deployed in float32",

@@ -29,8 +29,11 @@ def run_train(
     if args.fast:
         config = configs.fast(config)
 
-    if config.data.dir is not None:
-        where = {"dir": str(Path(config.data.dir).expanduser().absolute())}
+    # A file is in the folder, if one is named.
+    key = "file" if config.data.dir is None else "dir"
+    path = getattr(config.data, key)
+    if path is not None:
+        where = {key: str(Path(path).expanduser().absolute())}
         config = config.model_copy(update={"data": config.data.model_copy(update=where)})
 
     if not args.distributed:

@@ -31,4 +31,7 @@ def _toml_value(value: Any) -> str:
         return f'"{escaped}"'
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        items = (f"{key} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
     return repr(value)

@@ -6,7 +6,9 @@ Augmentation inside jit is in `binjax.data.augment`, which imports JAX and is no
 from binjax.data.batches import epoch_order, eval_batches, n_batches, train_batches
 from binjax.data.checksums import FileStatus, verify
 from binjax.data.cifar import read_cifar
-from binjax.data.datasets import DATASETS, INFO, Dataset, Info, Split, load
+from binjax.data.custom import CUSTOM
+from binjax.data.dataset import Dataset, Info, Split
+from binjax.data.datasets import DATASETS, INFO, describe, load
 from binjax.data.errors import DataError
 from binjax.data.fetch import fetch
 from binjax.data.idx import read_idx
@@ -15,6 +17,7 @@ from binjax.data.sources import SOURCES, RemoteFile, Source
 from binjax.data.svhn import read_svhn
 
 __all__ = [
+    "CUSTOM",
     "DATASETS",
     "INFO",
     "SOURCES",
@@ -26,6 +29,7 @@ __all__ = [
     "Source",
     "Split",
     "default_directory",
+    "describe",
     "epoch_order",
     "eval_batches",
     "fetch",

@@ -53,34 +53,48 @@ def scale_to_unit(images: jax.Array) -> jax.Array:
     return jnp.multiply(x + x - jnp.float32(255), jnp.float32(1 / 255))
 
 
-def random_crop(key: jax.Array, images: jax.Array, padding: int, fill: Scalars = 0.0) -> jax.Array:
-    """Pad on all four sides, then cut a window of the old size at a random place per image.
+def random_crop(
+    key: jax.Array,
+    images: jax.Array,
+    padding: int,
+    fill: Scalars = 0.0,
+    size: tuple[int, int] | None = None,
+) -> jax.Array:
+    """Pad on all four sides, then cut a window at a random place per image.
 
     Args:
         key: a JAX random key.
         images: [n, h, w, c], any dtype.
         padding: pixels on each side, ≥ 0, static under jit.
         fill: value of the padding, scalar or per channel, cast to the images' dtype.
+        size: (height, width) of the window, no larger than the padded image; None: the images'.
 
     Returns:
-        Images of the same shape and dtype; the (2·padding + 1)² offsets are equally likely.
+        [n, *size, c] of the same dtype; all places are equally likely.
 
     Raises:
-        ValueError: padding < 0, or fill is neither a scalar nor of length c.
+        ValueError: padding < 0, a window that does not fit, or fill is neither a scalar nor of
+            length c.
     """
     if padding < 0:
         raise ValueError(f"padding must be >= 0, got {padding}")
     n, height, width, channels = images.shape
+    high, wide = (height, width) if size is None else size
+    free = (height + 2 * padding - high, width + 2 * padding - wide)
+    if min(free) < 0:
+        raise ValueError(
+            f"a window of {high}x{wide} does not fit into {height}x{width} and {padding} around it"
+        )
     padded = jnp.broadcast_to(
         _per_channel(fill, channels, "fill").astype(images.dtype),
         (n, height + 2 * padding, width + 2 * padding, channels),
     )
     padded = padded.at[:, padding : padding + height, padding : padding + width].set(images)
-    offsets = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
+    offsets = jax.random.randint(key, (n, 2), 0, jnp.array([[free[0] + 1, free[1] + 1]]))
 
     def cut(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], jnp.zeros((), offset.dtype))
-        return jax.lax.dynamic_slice(image, start, (height, width, channels))
+        return jax.lax.dynamic_slice(image, start, (high, wide, channels))
 
     return jax.vmap(cut)(padded, offsets)
 

@@ -6,14 +6,15 @@ The whole state of training input is (seed, epoch, start): no object has to be s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from binjax.data.datasets import Split
+from binjax.data.dataset import Split
 from binjax.data.errors import DataError
 
-Images = npt.NDArray[np.uint8]
+Images = npt.NDArray[Any]
 Labels = npt.NDArray[np.int32]
 
 
@@ -68,7 +69,7 @@ def train_batches(
         start: number of batches to skip, 0..n_batches; skipping costs nothing.
 
     Returns:
-        Iterator of (images uint8 [batch_size, h, w, c], labels int32 [batch_size]), fresh arrays.
+        Iterator of (images [batch_size, h, w, c], labels int32 [batch_size]), fresh arrays.
 
     Raises:
         DataError: an argument out of range (raised by the call, not by the first batch).
@@ -94,7 +95,7 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, Labels
         batch_size: ≥ 1.
 
     Returns:
-        Iterator of (images uint8 [batch_size, h, w, c], labels int32 [batch_size], valid). The
+        Iterator of (images [batch_size, h, w, c], labels int32 [batch_size], valid). The
         last batch is padded with copies of the split's row 0; only its first `valid` rows count.
         Whole batches are views of the split.
 

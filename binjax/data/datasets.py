@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +12,14 @@ import numpy.typing as npt
 
 from binjax.data import embedded
 from binjax.data.cifar import find_pickles, pickle_refused, read_cifar
+from binjax.data.custom import CUSTOM, Custom
+from binjax.data.dataset import Dataset, Info, Split, check_limits, count_train
 from binjax.data.errors import DataError, unknown_name
 from binjax.data.idx import read_idx
 from binjax.data.paths import find_directory, find_file, search_folders
 from binjax.data.svhn import read_svhn
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images and labels held in memory, C-contiguous.
-
-    Attributes:
-        images: uint8 [n, h, w, c], 0..255.
-        labels: int32 [n].
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: slice) -> Split:
-        return Split(self.images[rows], self.labels[rows])
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """The three splits of a set; image_shape is (h, w, c)."""
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
-    n_classes: int
-    image_shape: tuple[int, int, int]
-
-    def fingerprint(self) -> str:
-        """Hex digest of all labels and sizes and of every 64th image: tells sets apart."""
-        digest = hashlib.sha256(repr((self.n_classes, self.image_shape)).encode())
-        for split in (self.train, self.validation, self.test):
-            digest.update(split.labels.astype("<i4").tobytes())
-            digest.update(split.images[::64].tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Info:
-    """Facts of the official set; n_train counts before the validation images are taken off."""
-
-    name: str
-    image_shape: tuple[int, int, int]
-    n_classes: int
-    n_train: int
-    n_test: int
-    default_validation: int
 
 
 # Validation sizes: BinaryNet's Theano code, which takes them from pylearn2: the last 10,000 and
@@ -105,6 +54,27 @@ _FIRST_TEST_LABELS = {
 }
 
 
+def describe(
+    name: str,
+    *,
+    directory: str | Path | None = None,
+    file: str | Path | None = None,
+    function: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int = 3,
+) -> Info:
+    """Size, classes and numbers of images of a set, from its table or files; arguments as `load`'s.
+
+    Raises:
+        DataError: unknown name; a set of the user's own that is not there or not as it should be.
+    """
+    if name in CUSTOM:
+        return Custom(name, directory, file, function, image_size, channels).describe()
+    if name not in INFO:
+        raise unknown_name(name, (*DATASETS, *CUSTOM))
+    return INFO[name]
+
+
 def load(
     name: str,
     *,
@@ -113,19 +83,28 @@ def load(
     train_files: Sequence[str] | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
+    file: str | Path | None = None,
+    function: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int = 3,
+    memory_gib: float = 8.0,
 ) -> Dataset:
     """Read a set into memory and split it. Nothing is downloaded.
 
     Args:
-        name: one of `DATASETS`. "fashion-mnist-12k" comes with the package and needs no folder.
+        name: one of `DATASETS`, or of `CUSTOM`: "folder", "npz", "python", the user's own.
+            "fashion-mnist-12k" comes with the package and needs no folder.
         directory: where the files are; None: `$BINJAX_DATA_DIR`, else the user's cache. Files
-            may lie in it, in its subfolder `name`, or in the official archive's folder.
+            may lie in it, in its subfolder `name`, or in the official archive's folder. Of
+            "folder": the folder itself.
         validation: number of images taken from the end of the training set; None: the set's
             default; 0: an empty validation split. For SVHN the end is the end of "extra".
         train_files: for cifar10 and svhn: the training files to use in place of all, such as
             ["data_batch_1.bin"], or ["train_32x32.mat"] for SVHN without "extra".
         limit_train: keep only the first so many training images (after validation is taken).
         limit_test: keep only the first so many validation and test images.
+        file, function, image_size, channels, memory_gib: of the user's own sets, see
+            :class:`binjax.data.custom.Custom`.
 
     Returns:
         The set; images uint8 [n, h, w, c], labels int32 [n].
@@ -133,12 +112,15 @@ def load(
     Raises:
         DataError: unknown name, missing or damaged files, or an argument out of range.
     """
+    if name in CUSTOM:
+        if train_files is not None:
+            _check_train_files(name, train_files)
+        own = Custom(name, directory, file, function, image_size, channels, memory_gib)
+        return own.load(validation, limit_train, limit_test)
     if name not in INFO:
-        raise unknown_name(name, DATASETS)
+        raise unknown_name(name, (*DATASETS, *CUSTOM))
     info = INFO[name]
-    for option, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
-        if limit is not None and limit < 1:
-            raise DataError(f"{option} must be at least 1, got {limit}")
+    check_limits(limit_train, limit_test)
     if train_files is not None:
         _check_train_files(name, train_files)
 
@@ -148,12 +130,7 @@ def load(
         train, test = _load_files(info, directory, train_files)
 
     n_validation = info.default_validation if validation is None else validation
-    n_train = len(train) - n_validation
-    if n_validation < 0 or n_train < 1:
-        raise DataError(
-            f"{name}: validation must be from 0 to {len(train) - 1} (the training files have "
-            f"{len(train)} images), got {n_validation}; set --data.validation"
-        )
+    n_train = count_train(name, len(train), n_validation)
     return Dataset(
         name=name,
         train=train[:n_train][:limit_train],

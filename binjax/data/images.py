@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from binjax.data.errors import DataError, unreadable
 from binjax.data.idx import read_idx
+from binjax.data.paths import PICTURES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
 ARRAYS = (".npy",)
 _MODES = {1: "L", 3: "RGB"}
 
@@ -79,16 +80,47 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
         raise DataError(
             f"{path}: the network takes {channels} channels, pictures have 1 or 3; give a .npy file"
         )
+    with _opened(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise DataError(f"{path}: holds several pictures; save the one you mean")
+        clear = image.has_transparency_data
+        if clear and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise DataError(f"{path}: has transparent pixels; save it on a ground")
+        found = np.asarray(image.convert(_MODES[channels]))
+    return found.reshape(*found.shape[:2], channels)
+
+
+def read_resized(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """One picture, made to fit.
+
+    Args:
+        path: of 8 bits a channel; of several pictures the first counts, transparency is dropped.
+        shape: (height, width, channels), 1 or 3 channels. A picture of another size is cut to the
+            shape's proportions, around its middle, and resized (bilinear, over an area where it
+            shrinks).
+
+    Returns:
+        uint8 of the shape.
+
+    Raises:
+        DataError: missing, damaged, no picture.
+    """
+    high, wide, channels = shape
+    with _opened(path) as image:
+        found = image.convert(_MODES[channels])
+        if found.size != (wide, high):
+            found = ImageOps.fit(found, (wide, high), Image.Resampling.BILINEAR)
+        return np.asarray(found).reshape(shape)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture; what Pillow raises becomes one line."""
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":
                 raise DataError(f"{path}: has more than 8 bits a channel; the network takes 8")
-            if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{path}: holds several pictures; save the one you mean")
-            clear = image.has_transparency_data
-            if clear and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                raise DataError(f"{path}: has transparent pixels; save it on a ground")
-            found = np.asarray(image.convert(_MODES[channels]))
+            yield image
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -99,7 +131,6 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
         if error.errno is None:  # Pillow's own, of a truncated file
             raise DataError(f"{path}: is damaged: {error}") from None
         raise unreadable(path, error) from None
-    return found.reshape(*found.shape[:2], channels)
 
 
 def _fitting(path: Path, found: np.ndarray, shape: Sequence[int], dtype: str) -> np.ndarray:

@@ -12,14 +12,23 @@ ENVIRONMENT = "BINJAX_DATA_DIR"
 ARCHIVE_FOLDERS = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+"""Suffixes of files that Pillow decodes for us."""
+
+
 def default_directory() -> Path:
-    """`$BINJAX_DATA_DIR`, else `binjax/data` in the user's cache folder.
+    """`$BINJAX_DATA_DIR`, else `data` in :func:`cache_directory`."""
+    if os.environ.get(ENVIRONMENT):
+        return Path(os.environ[ENVIRONMENT]).expanduser()
+    return cache_directory() / "data"
+
+
+def cache_directory() -> Path:
+    """`binjax` in the user's cache folder.
 
     The cache folder is `$XDG_CACHE_HOME` or `~/.cache`, on macOS `~/Library/Caches`, on Windows
     `%LOCALAPPDATA%`.
     """
-    if os.environ.get(ENVIRONMENT):
-        return Path(os.environ[ENVIRONMENT]).expanduser()
     home = Path.home()
     if sys.platform == "win32":
         cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
@@ -27,7 +36,7 @@ def default_directory() -> Path:
         cache = Path(os.environ["XDG_CACHE_HOME"])
     else:
         cache = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-    return cache / "binjax" / "data"
+    return cache / "binjax"
 
 
 def find_directory(directory: str | Path | None = None, *, must_exist: bool = True) -> Path:

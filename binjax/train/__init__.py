@@ -1,12 +1,13 @@
 """Training: a pure jitted step, and the loop that runs it from a config."""
 
 from binjax.train.evaluation import evaluate_run
+from binjax.train.inputs import data_info, fit_scaling, load_data, pixel_scaling
 from binjax.train.loop import fit
 from binjax.train.restore import Trained, restore_run
 from binjax.train.run import Diverged, Interrupted, Reporter
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
-from binjax.train.task import Task, load_data, make_model, make_task, pixel_scaling, setup
+from binjax.train.task import Task, make_model, make_task, setup
 
 __all__ = [
     "Diverged",
@@ -17,8 +18,10 @@ __all__ = [
     "Task",
     "TrainState",
     "Trained",
+    "data_info",
     "evaluate_run",
     "fit",
+    "fit_scaling",
     "load_data",
     "make_model",
     "make_task",

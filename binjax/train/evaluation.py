@@ -9,10 +9,11 @@ import jax
 
 from binjax.config import Config
 from binjax.data import Split, eval_batches
+from binjax.train.inputs import load_data
 from binjax.train.restore import restore_run
 from binjax.train.rundir import RunFolder
 from binjax.train.state import Totals
-from binjax.train.task import Task, load_data
+from binjax.train.task import Task
 
 
 def evaluate_split(task: Task, params: Any, stats: Any, split: Split) -> dict[str, float]:
@@ -50,7 +51,7 @@ def evaluate_run(
     Raises:
         ValueError: missing data, no usable checkpoint; one line for the user.
     """
-    dataset = load_data(config)
+    dataset = load_data(config, warn)
     trained = restore_run(config, folder, dataset, warn, last=last)
     found = evaluate_split(trained.task, trained.params, trained.stats, dataset.test)
     return {

@@ -67,6 +67,9 @@ def data_info(config: Config) -> data.Info:
         ConfigError, DataError: no such set; one of the user's own that is not as it should be.
     """
     options = config.data
+    if options.name not in (*data.DATASETS, *data.CUSTOM):
+        known = ", ".join((*data.DATASETS, *data.CUSTOM))
+        raise ConfigError(f"data.name: {options.name!r} is not one of {known}")
     info = data.describe(
         options.name,
         directory=options.dir,
@@ -118,7 +121,8 @@ def pixel_scale(config: Config) -> PixelScale | None:
         ConfigError: its ``first_layer`` says so, but something else does not go with it.
     """
     model, scaling = config.model, config.data.scaling
-    if model.first_layer == "float":
+    first_layer = getattr(model, "first_layer", "float")
+    if first_layer == "float":
         return None
     problem, scale = None, UNIT
     if config.data.prepare:
@@ -135,7 +139,7 @@ def pixel_scale(config: Config) -> PixelScale | None:
                     problem = "a deviation in data.scaling that float32 can divide by"
     if getattr(model, "kernel_quantizer", "ste_sign") == "noop":
         problem = "a model.kernel_quantizer that binarizes"
-    if problem is not None and model.first_layer == "pixels":
+    if problem is not None and first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
     return scale if problem is None else None
 

@@ -16,11 +16,12 @@ from binjax.config import Config
 from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
+from binjax.train.inputs import fit_scaling, load_data
 from binjax.train.parallel import Agreement, make_placement
 from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, Silent, stop_signals
 from binjax.train.rundir import RunError, RunFolder
 from binjax.train.state import TrainState
-from binjax.train.task import Task, load_data, make_task
+from binjax.train.task import Task, make_task
 from binjax.train.teacher import load_distillation
 
 _POLL_SECONDS = 0.25
@@ -56,7 +57,8 @@ def fit(
         Diverged: the loss was not finite.
         Interrupted: a signal asked to stop.
     """
-    dataset = load_data(config)
+    dataset = load_data(config, reporter.warn)
+    config = fit_scaling(config, dataset)
     placement = make_placement(config)
     distill = load_distillation(config, dataset, reporter.warn)
     sizes = dataset.image_shape, dataset.n_classes, len(dataset.train)
@@ -64,7 +66,7 @@ def fit(
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter if placement.lead else Silent(), writer)
     run.progress.data = dataset.fingerprint()
-    placement.check_same("settings", config.model_dump(exclude={"data": {"dir"}}))
+    placement.check_same("settings", config.model_dump(exclude={"data": {"dir", "file"}}))
     placement.check_same("images", run.progress.data)
     with ExitStack() as held:
         stop = Agreement(placement, held.enter_context(stop_signals()))

@@ -109,7 +109,7 @@ class RunFolder:
             RunError: other settings differ.
             binjax.config.ConfigError: the run's config.toml cannot be read.
         """
-        may_change = ["data.dir", "checkpoint", "parallel"]
+        may_change = ["data.dir", "data.file", "data.memory_gib", "checkpoint", "parallel"]
         if config.optimizer.schedule.kind not in ("exponential", "cosine"):
             may_change.append("epochs")
         keys = configs.differences(configs.load(self.config), config, ignore=may_change)

@@ -22,11 +22,9 @@ from binjax.train.distill import Distillation
 from binjax.train.inputs import (
     count_train,
     data_info,
-    load_data,
     make_augment,
     make_preprocess,
     pixel_scale,
-    pixel_scaling,
 )
 from binjax.train.optimizer import make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
@@ -43,8 +41,6 @@ from binjax.train.step import (
     make_step,
     make_telemetry,
 )
-
-__all__ = ["Task", "load_data", "make_model", "make_task", "pixel_scaling", "setup"]
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1

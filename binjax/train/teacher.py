@@ -34,6 +34,14 @@ def load_distillation(
     if not folder.exists():
         raise ConfigError(f"distill.teacher: {options.teacher} is not a run folder")
     theirs = configs.load(folder.config)
+    if (theirs.data.prepare, theirs.data.crop_size) != (
+        config.data.prepare,
+        config.data.crop_size,
+    ):
+        raise ConfigError(
+            f"distill.teacher: {options.teacher} was trained on images prepared or cropped in "
+            "another way; give data.prepare and data.crop_size of its config.toml"
+        )
     trained = restore_run(theirs, folder, dataset, warn)
     return Distillation(
         teacher=Teacher(

@@ -1,0 +1,260 @@
+"""Arrays that users bring: a .npz file, or what a Python function of theirs returns."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from binjax.data.dataset import Dataset, Split, check_memory
+from binjax.data.errors import DataError, unreadable
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+_WANTED = "(train images, train labels, test images, test labels)"
+Header = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def read_npz(path: Path, memory_gib: float) -> Dataset:
+    """The set in a file of arrays `x_train`, `y_train`, `x_test`, `y_test` (Keras' naming).
+
+    Args:
+        path: a .npz file. Objects in it, which are pickles, are refused unread.
+        memory_gib: the most its images may take.
+
+    Returns:
+        A set without validation images.
+
+    Raises:
+        DataError: unreadable or damaged; an array missing, of a wrong shape or dtype.
+    """
+    headers = npz_headers(path)
+    n_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+    check_memory(f"{path}: its images", n_bytes, memory_gib)
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        a, b, c, d = (file[key] for key in KEYS)
+    return from_arrays(str(path), a, b, c, d, KEYS)
+
+
+def npz_headers(path: Path) -> dict[str, Header]:
+    """Shape and dtype of each of the four arrays; their content is not read.
+
+    Raises:
+        DataError: unreadable, or an array missing.
+    """
+    found = {}
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        missing = [key for key in KEYS if f"{key}.npy" not in names]
+        if missing:
+            there = ", ".join(sorted(name.removesuffix(".npy") for name in names)) or "nothing"
+            raise DataError(f"{path}: lacks {', '.join(missing)}; it holds {there}")
+        for key in KEYS:
+            with archive.open(f"{key}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(member)
+            if dtype.hasobject:
+                raise DataError(f"{path}: {key} holds Python objects, which are never opened")
+            found[key] = (shape, dtype)
+    return found
+
+
+def npz_labels(path: Path) -> np.ndarray:
+    """The training labels alone."""
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        labels: np.ndarray = file["y_train"]
+        return labels
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: is no readable .npz file: {error}") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, EOFError, KeyError, SyntaxError, zlib.error, NotImplementedError) as error:
+        why = (str(error).splitlines() or ["it is damaged"])[0]
+        raise DataError(f"{path}: is no readable .npz file: {why}") from None
+
+
+def from_arrays(
+    name: str,
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    names: tuple[str, ...] = ("train images", "train labels", "test images", "test labels"),
+) -> Dataset:
+    """A set of arrays, checked.
+
+    Args:
+        name: what errors call it.
+        x_train, x_test: pixels 0..255, uint8 or another integer type, [n, h, w] or [n, h, w, c].
+        y_train, y_test: labels from 0, integers [n] or [n, 1].
+        names: what errors call the arrays.
+
+    Returns:
+        A set without validation images; as many classes as the highest training label says.
+
+    Raises:
+        DataError: a wrong shape or dtype, a value out of range, no image.
+    """
+    train = _split(name, x_train, y_train, names[:2])
+    test = _split(name, x_test, y_test, names[2:])
+    if not len(train):
+        raise DataError(f"{name}: {names[0]} holds no image")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"{name}: {names[0]} are {_size(train.images)} and {names[2]} {_size(test.images)}; "
+            "they must be alike"
+        )
+    n_classes = int(train.labels.max()) + 1
+    if len(test) and test.labels.max() >= n_classes:
+        raise DataError(
+            f"{name}: {names[3]} has label {test.labels.max()}, {names[1]} only 0..{n_classes - 1}"
+        )
+    height, width, channels = train.images.shape[1:]
+    return Dataset(name, train, train[:0], test, n_classes, (height, width, channels))
+
+
+def _split(name: str, images: Any, labels: Any, names: tuple[str, ...]) -> Split:
+    x, y = np.asarray(images), np.asarray(labels)
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or min(x.shape[1:]) < 1:
+        raise DataError(
+            f"{name}: {names[0]} has shape {np.shape(images)}; wanted [n, height, width] or "
+            "[n, height, width, channels]"
+        )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.shape != (len(x),):
+        raise DataError(
+            f"{name}: {names[1]} has shape {np.shape(labels)}; wanted a label for each of the "
+            f"{len(x)} images, [{len(x)}]"
+        )
+    if x.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: {names[0]} holds {x.dtype}; wanted pixels of 0 to 255 in uint8 "
+            "(data.scaling and data.prepare make floats of them)"
+        )
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{name}: {names[1]} holds {y.dtype}; wanted integers from 0")
+    if x.dtype != np.uint8 and x.size and not 0 <= int(x.min()) <= int(x.max()) <= 255:
+        raise DataError(f"{name}: {names[0]} has values from {x.min()} to {x.max()}; wanted 0..255")
+    if y.size and not 0 <= int(y.min()) <= int(y.max()) < 2**24:
+        raise DataError(f"{name}: {names[1]} has labels from {y.min()} to {y.max()}; wanted 0, 1 …")
+    return Split(np.ascontiguousarray(x, np.uint8), np.ascontiguousarray(y, np.int32))
+
+
+def _size(images: np.ndarray) -> str:
+    return "x".join(map(str, images.shape[1:]))
+
+
+def call_function(reference: str) -> Dataset:
+    """The set that a function of the user's returns; it is called without arguments.
+
+    Args:
+        reference: `package.module:function`, found from the current folder too, or
+            `path/to/file.py:function`.
+
+    Returns:
+        What it returns, if that is a :class:`Dataset`; else the set of the four arrays
+        (train images, train labels, test images, test labels) as :func:`from_arrays` takes them.
+
+    Raises:
+        DataError: no such module or function, an error in it, or another result.
+    """
+    where = f"data.function {reference}"
+    module, colon, name = reference.rpartition(":")
+    if not colon or not module or not name:
+        raise DataError(
+            f"{where}: wanted package.module:function or file.py:function, got {reference!r}"
+        )
+    with _errors_of(where, "importing it"):
+        loaded = _load_file(module) if module.endswith(".py") else _import(module)
+    function: Callable[[], Any] | None = getattr(loaded, name, None)
+    if not callable(function):
+        problem = "has no function" if function is None else "has no callable"
+        raise DataError(f"{where}: {module} {problem} {name!r}")
+    with _errors_of(where, "calling it"):
+        found = function()
+    if isinstance(found, Dataset):
+        parts = {
+            part: _split(where, split.images, split.labels, (f"{part} images", f"{part} labels"))
+            for part in ("train", "validation", "test")
+            for split in (getattr(found, part),)
+        }
+        _check_dataset(where, found, parts)
+        return replace(found, **parts)  # type: ignore[arg-type]
+    if not isinstance(found, tuple | list) or len(found) != 4:
+        what = type(found).__name__
+        what += f" of {len(found)}" if isinstance(found, tuple | list) else ""
+        raise DataError(f"{where}: returned a {what}; wanted {_WANTED} or a binjax.data.Dataset")
+    return from_arrays(where, *found)
+
+
+def _check_dataset(where: str, found: Dataset, parts: dict[str, Split]) -> None:
+    for part, split in parts.items():
+        shape = split.images.shape[1:]
+        if shape != tuple(found.image_shape):
+            raise DataError(
+                f"{where}: {part} images are {_size(split.images)}, image_shape says "
+                f"{'x'.join(map(str, found.image_shape))}"
+            )
+        if len(split) and split.labels.max() >= found.n_classes:
+            raise DataError(
+                f"{where}: {part} labels go to {split.labels.max()}, n_classes = {found.n_classes}"
+            )
+    if not len(parts["train"]):
+        raise DataError(f"{where}: the training set is empty")
+
+
+def _import(module: str) -> ModuleType:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
+
+
+def _load_file(file: str) -> ModuleType:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _errors_of(where: str, doing: str) -> Iterator[None]:
+    """Any error of the user's own code as one line that names the function."""
+    try:
+        yield
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(f"{where}: {doing} raised {type(error).__name__}: {why}") from error
