@@ -150,9 +150,9 @@ class BinaryLayer(nnx.Module):
                 "scale images to floats first, give dtype=, or pixels=True for 8-bit images"
             )
         x = x.astype(dtype)
-        if not packed:
-            return Factors(None, x, self._quantized_kernel().astype(dtype))
         kernel, scale = self._signs(fused_kernel)
+        if not packed:
+            return Factors(None, x, kernel.astype(dtype), scale)
         return Factors(self._product(x, kernel, (fused_x, fused_kernel)), x, kernel, scale)
 
     def check(self, x: jax.Array) -> None:
