@@ -219,7 +219,7 @@ def gradient_stream(steps: int, n: int = 64) -> np.ndarray:
 
 
 def test_paper_variant_without_rounding_is_adamax(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optim, "ap2", lambda x: x)
+    monkeypatch.setattr("binjax.optim.adamax.ap2", lambda x: x)
     ours = optim.shift_adamax(0.002, b1=0.9, b2=0.999, eps=1e-8)
     theirs = optax.adamax(0.002, b1=0.9, b2=0.999, eps=1e-8)
     params = jnp.zeros(64)
