@@ -18,14 +18,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from binjax import layers, losses, optim
+from binjax import layers, losses
 from binjax.bench import plain, torch_train
 from binjax.bench.ceiling import cpu_model
 from binjax.bench.plan import usable_threads
 from binjax.bench.problems import PROBLEMS, Problem, describe_net
 from binjax.config.optimizers import Adam
 from binjax.models.options import Compute
-from binjax.train.optimizer import make_optimizer, make_schedule
+from binjax.train.optimizer import make_optimizer
 from binjax.train.state import Totals, TrainState
 from binjax.train.step import make_gradient, make_step
 
@@ -100,8 +100,7 @@ def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> St
     compute = Compute("float" if variant == "float" else "auto", memory)  # type: ignore[arg-type]
     options = Adam(learning_rate=1e-3)
     abstract = nnx.eval_shape(functools.partial(build, compute))
-    mask = optim.variable_mask(abstract, layers.BinaryWeight)
-    transform = make_optimizer(options, make_schedule(options, 1, 1), mask)
+    transform = make_optimizer(options, abstract, 1, 1)
     graphdef, params, stats = layers.split(build(compute))
     loss = losses.LABEL_LOSSES["squared_hinge"]
     gradient = make_gradient(graphdef, loss, lambda key, x: x, lambda x: x)

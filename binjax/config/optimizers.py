@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from binjax.config.section import Positive, Rate, Section, Share
+from binjax.config.section import Listed, NonNegative, Positive, Rate, Section, Share
 
 
 class ConstantSchedule(Section):
@@ -29,10 +29,38 @@ class ShiftSchedule(Section):
     every_epochs: Positive = 20
 
 
+class StepSchedule(Section):
+    """Multiplied by a factor every so many epochs."""
+
+    kind: Literal["step"] = "step"
+    every_epochs: Positive = 30
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class PiecewiseSchedule(Section):
+    """Given rates from given epochs on, such as BinaryNet.pytorch's regimes."""
+
+    kind: Literal["piecewise"] = "piecewise"
+    epochs: Listed[NonNegative]
+    """ascending, the first is 0"""
+    rates: Listed[Rate]
+    """one for each"""
+
+
+class LinearSchedule(Section):
+    """From the learning rate to zero along a line, after a linear rise."""
+
+    kind: Literal["linear"] = "linear"
+    warmup_epochs: NonNegative = 0
+    """of rising from zero"""
+
+
 class CosineSchedule(Section):
-    """From the learning rate to zero along half a cosine."""
+    """From the learning rate to zero along half a cosine, after a linear rise."""
 
     kind: Literal["cosine"] = "cosine"
+    warmup_epochs: NonNegative = 0
+    """of rising from zero"""
 
 
 class InverseTimeSchedule(Section):
@@ -43,7 +71,14 @@ class InverseTimeSchedule(Section):
 
 
 Schedule = Annotated[
-    ConstantSchedule | ExponentialSchedule | ShiftSchedule | CosineSchedule | InverseTimeSchedule,
+    ConstantSchedule
+    | ExponentialSchedule
+    | ShiftSchedule
+    | CosineSchedule
+    | InverseTimeSchedule
+    | StepSchedule
+    | PiecewiseSchedule
+    | LinearSchedule,
     Field(discriminator="kind"),
 ]
 
@@ -52,8 +87,11 @@ class _Optimizer(Section):
     schedule: Schedule = ConstantSchedule()
     glorot_scale: Literal["none", "exact", "power_of_two"] = "none"
     """multiply updates of binary weights by 1/sqrt(1.5/(fan_in + fan_out))"""
-    clip: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """latent weights stay in [-clip, clip]; beyond 1 no gradient would reach them"""
+    clip: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """latent weights stay in [-clip, clip]; beyond 1 no gradient would reach them; 0: anywhere"""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decay_on: Literal["all", "kernels", "real", "binary"] = "kernels"
+    """parameters that decay: all, kernels, those of real layers, or latent weights"""
 
 
 class Adam(_Optimizer):
@@ -64,6 +102,8 @@ class Adam(_Optimizer):
     b1: Share = 0.9
     b2: Share = 0.999
     eps: Rate = 1e-8
+    decay: Literal["coupled", "decoupled"] = "coupled"
+    """weight decay as a part of the gradient, or of the update (AdamW)"""
 
 
 class Sgd(_Optimizer):
@@ -72,6 +112,7 @@ class Sgd(_Optimizer):
     kind: Literal["sgd"] = "sgd"
     learning_rate: Rate = 0.1
     momentum: Share = 0.9
+    nesterov: bool = False
 
 
 class ShiftAdaMax(_Optimizer):
@@ -85,4 +126,32 @@ class ShiftAdaMax(_Optimizer):
     variant: Literal["paper", "torch"] = "paper"
 
 
-Optimizer = Annotated[Adam | Sgd | ShiftAdaMax, Field(discriminator="kind")]
+class Bop(Section):
+    """Flips ±1 weights without latent ones (Bop); another optimizer trains the other parameters."""
+
+    kind: Literal["bop"] = "bop"
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
+    """a weight flips when its averaged gradient agrees with it by more"""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """rate of the average"""
+    gamma_schedule: Schedule = ConstantSchedule()
+    order: Literal[1, 2] = 1
+    """2: the average is divided by the root of the averaged square"""
+    sigma: Annotated[float, Field(gt=0, le=1)] = 1e-2
+    """rate of the averaged square (order 2)"""
+    unbiased: bool = False
+    """correct for averages that begin at zero (order 2)"""
+    others: Annotated[Adam | Sgd | ShiftAdaMax, Field(discriminator="kind")] = Adam()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the other parameters."""
+        return self.others.learning_rate
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the other parameters' learning rate."""
+        return self.others.schedule
+
+
+Optimizer = Annotated[Adam | Sgd | ShiftAdaMax | Bop, Field(discriminator="kind")]

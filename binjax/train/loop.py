@@ -71,6 +71,8 @@ def fit(
     with ExitStack() as held:
         stop = Agreement(placement, held.enter_context(stop_signals()))
         state = _begin(run, resume, argv, held)
+        if task.warning is not None:
+            run.reporter.warn(task.warning)
         run.reporter.start(config, run.step, task.steps_per_epoch, task.products)
         while run.progress.epoch < config.epochs:
             state = _epoch(run, state, stop)

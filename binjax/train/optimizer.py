@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import nnx
 
 from binjax import optim
-from binjax.config import optimizers
+from binjax.config import ConfigError, optimizers
+from binjax.layers import BinaryWeight
+from binjax.layers.base import BinaryLayer
+from binjax.layers.quantize import name_of
+from binjax.ste import is_sign
 
 
 def make_schedule(
     options: optimizers.Optimizer, epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Learning rate as a function of the step."""
-    rate, schedule = options.learning_rate, options.schedule
+    """Learning rate as a function of the step.
+
+    Raises:
+        ConfigError: a piecewise schedule whose epochs and rates do not go together, a warm-up
+            longer than the training.
+    """
+    return _scheduled(options.learning_rate, options.schedule, epochs, steps_per_epoch)
+
+
+def _scheduled(
+    rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    steps = epochs * steps_per_epoch
     match schedule:
         case optimizers.ConstantSchedule():
             return optax.constant_schedule(rate)
@@ -22,34 +41,162 @@ def make_schedule(
             return optim.exponential_epoch_decay(rate, schedule.end, epochs, steps_per_epoch)
         case optimizers.ShiftSchedule():
             return optim.shift_decay(rate, schedule.every_epochs * steps_per_epoch)
+        case optimizers.StepSchedule():
+            every = schedule.every_epochs * steps_per_epoch
+            return optax.exponential_decay(rate, every, schedule.factor, staircase=True)
+        case optimizers.PiecewiseSchedule():
+            boundaries = [epoch * steps_per_epoch for epoch in schedule.epochs]
+            try:
+                return optim.piecewise(boundaries, schedule.rates)
+            except ValueError:
+                raise ConfigError(
+                    f"optimizer.schedule: epochs {list(schedule.epochs)} must ascend from 0, one "
+                    f"for each of {len(schedule.rates)} rates"
+                ) from None
+        case optimizers.LinearSchedule():
+            fall = optax.linear_schedule(rate, 0, steps - schedule.warmup_epochs * steps_per_epoch)
+            return _after_warmup(rate, fall, schedule.warmup_epochs, epochs, steps_per_epoch)
         case optimizers.CosineSchedule():
-            return optax.cosine_decay_schedule(rate, epochs * steps_per_epoch)
+            length = max(steps - schedule.warmup_epochs * steps_per_epoch, 1)
+            fall = optax.cosine_decay_schedule(rate, length)
+            return _after_warmup(rate, fall, schedule.warmup_epochs, epochs, steps_per_epoch)
         case optimizers.InverseTimeSchedule():
             decay = schedule.decay
             return lambda step: rate / (1 + decay * step)
 
 
+def _after_warmup(
+    rate: float, fall: optax.Schedule, warmup: int, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    if warmup == 0:
+        return fall
+    if warmup >= epochs:
+        raise ConfigError(
+            f"optimizer.schedule.warmup_epochs: {warmup} leave nothing of {epochs} epochs"
+        )
+    steps = warmup * steps_per_epoch
+    return optax.join_schedules([optax.linear_schedule(0, rate, steps), fall], [steps])
+
+
 def make_optimizer(
-    options: optimizers.Optimizer, schedule: optax.Schedule, mask: Any
+    options: optimizers.Optimizer,
+    model: nnx.Module,
+    epochs: int,
+    steps_per_epoch: int,
 ) -> optax.GradientTransformation:
     """The rule, the Glorot scale on binary weights if asked for, clipping last.
 
     Args:
         options: the config's section.
-        schedule: learning rate by step.
-        mask: which parameters are latent weights, see ``optim.variable_mask``.
+        model: what it trains; may be abstract.
+        epochs, steps_per_epoch: of the whole training, for schedules.
     """
+    schedule = make_schedule(options, epochs, steps_per_epoch)
+    if not isinstance(options, optimizers.Bop):
+        return _latent(options, schedule, model)
+    gamma = _scheduled(options.gamma, options.gamma_schedule, epochs, steps_per_epoch)
+    if options.order == 1:
+        rule = optim.bop(options.threshold, gamma)
+    else:
+        rule = optim.second_order_bop(
+            options.threshold, gamma, options.sigma, unbiased=options.unbiased
+        )
+    binary = optim.variable_mask(model, BinaryWeight)
+    others = jax.tree.map(lambda flag: not flag, binary)
+    return optax.chain(
+        optax.masked(rule, binary),
+        optax.masked(_rule(options.others, schedule, model), others),
+    )
+
+
+def _latent(
+    options: optimizers.Adam | optimizers.Sgd | optimizers.ShiftAdaMax,
+    schedule: optax.Schedule,
+    model: nnx.Module,
+) -> optax.GradientTransformation:
+    mask = optim.variable_mask(model, BinaryWeight)
+    chain = [_rule(options, schedule, model)]
+    if options.glorot_scale != "none":
+        power_of_two = options.glorot_scale == "power_of_two"
+        chain.append(optim.scale_by_glorot(mask, power_of_two=power_of_two))
+    if options.clip:
+        chain.append(optim.clip_latent(options.clip, mask))
+    return optax.chain(*chain)
+
+
+def _rule(
+    options: optimizers.Adam | optimizers.Sgd | optimizers.ShiftAdaMax,
+    schedule: optax.Schedule,
+    model: nnx.Module,
+) -> optax.GradientTransformation:
     match options:
         case optimizers.Adam():
             rule = optax.adam(schedule, options.b1, options.b2, options.eps)
         case optimizers.Sgd():
-            rule = optax.sgd(schedule, options.momentum)
+            rule = optax.sgd(schedule, options.momentum, options.nesterov)
         case optimizers.ShiftAdaMax():
             rule = optim.shift_adamax(
                 schedule, options.b1, options.b2, options.eps, options.variant
             )
-    chain = [rule]
-    if options.glorot_scale != "none":
-        power_of_two = options.glorot_scale == "power_of_two"
-        chain.append(optim.scale_by_glorot(mask, power_of_two=power_of_two))
-    return optax.chain(*chain, optim.clip_latent(options.clip, mask))
+    if not options.weight_decay:
+        return rule
+    decaying = decay_mask(model, options.decay_on)
+    if isinstance(options, optimizers.Adam) and options.decay == "decoupled":
+        return optax.adamw(
+            schedule,
+            options.b1,
+            options.b2,
+            options.eps,
+            weight_decay=options.weight_decay,
+            mask=decaying,
+        )
+    return optax.chain(optax.add_decayed_weights(options.weight_decay, decaying), rule)
+
+
+def decay_mask(model: nnx.Module, which: str) -> dict[str, Any]:
+    """Which parameters decay: a plain dict of bools.
+
+    Args:
+        model: may be abstract.
+        which: ``"all"``; ``"kernels"``, of two axes or more; of these those of real layers,
+            ``"real"``, or latent weights, ``"binary"`` (Liu et al. 2021, "How do Adam and training
+            strategies help BNNs optimization", §4.2, lets latent weights free in their last stage).
+    """
+
+    def decays(variable: nnx.Variable[Any]) -> bool:
+        kernel = variable.ndim >= 2
+        binary = isinstance(variable, BinaryWeight)
+        return {"all": True, "kernels": kernel, "real": kernel and not binary, "binary": binary}[
+            which
+        ]
+
+    params = nnx.state(model, nnx.Param)
+    flags = jax.tree.map(decays, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    return nnx.to_pure_dict(flags)
+
+
+def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> str | None:
+    """Why latent weights that nothing clips may stop learning, and what to change; else None.
+
+    Args:
+        options: the config's section.
+        model: what it trains; may be abstract.
+    """
+    if isinstance(options, optimizers.Bop) or options.clip:
+        return None
+    for path, layer in nnx.iter_modules(model):
+        if isinstance(layer, BinaryLayer) and _saturates(layer.kernel_quantizer):
+            name = "/".join(map(str, path))
+            return (
+                f"{name}: the kernel quantizer {name_of(layer.kernel_quantizer)} passes no "
+                "gradient to latent weights beyond ±1, and optimizer.clip = 0 lets them go there; "
+                'take optimizer.clip = 1, or a kernel_quantizer with clip_value = "none"'
+            )
+    return None
+
+
+def _saturates(quantizer: Any) -> bool:
+    if quantizer is None or isinstance(quantizer, nnx.Module) or not is_sign(quantizer):
+        return False
+    gradient = jax.grad(lambda w: jnp.sum(quantizer(w)))(jnp.full((2, 2), 4.0))
+    return bool(np.all(np.asarray(gradient) == 0))

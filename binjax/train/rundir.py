@@ -110,7 +110,7 @@ class RunFolder:
             binjax.config.ConfigError: the run's config.toml cannot be read.
         """
         may_change = ["data.dir", "data.file", "data.memory_gib", "checkpoint", "parallel"]
-        if config.optimizer.schedule.kind not in ("exponential", "cosine"):
+        if config.optimizer.schedule.kind not in ("exponential", "cosine", "linear"):
             may_change.append("epochs")
         keys = configs.differences(configs.load(self.config), config, ignore=may_change)
         if keys:

@@ -17,7 +17,7 @@ from binjax.layers import BinaryWeight, Progress, products, split
 from binjax.losses import LABEL_LOSSES, cross_entropy
 from binjax.models import MODELS
 from binjax.models.options import Compute
-from binjax.optim import variable_mask
+from binjax.optim import binarize_params, variable_mask
 from binjax.train.distill import Distillation
 from binjax.train.inputs import (
     count_train,
@@ -26,7 +26,7 @@ from binjax.train.inputs import (
     make_preprocess,
     pixel_scale,
 )
-from binjax.train.optimizer import make_optimizer, make_schedule
+from binjax.train.optimizer import free_weights_warning, make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
 from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
@@ -50,7 +50,8 @@ _RUN_KEY = 2**31 - 1
 class Task:
     """A config made runnable. See :mod:`binjax.train.step` for the functions.
 
-    ``products`` says per layer which kernel multiplies, and why floats do where they do.
+    ``products`` says per layer which kernel multiplies, and why floats do where they do;
+    ``warning``, what will probably not train well.
     """
 
     config: Config
@@ -67,6 +68,7 @@ class Task:
     batch_size: int
     placement: Placement
     products: dict[str, str]
+    warning: str | None = None
 
 
 def make_model(
@@ -126,7 +128,8 @@ def make_task(
     graphdef, _, _ = split(abstract)
     mask = variable_mask(abstract, BinaryWeight)
     schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
-    optimizer = make_optimizer(config.optimizer, schedule, mask)
+    optimizer = make_optimizer(config.optimizer, abstract, config.epochs, steps_per_epoch)
+    flipping = config.optimizer.kind == "bop"
     advance = make_advance(progress_flags(abstract), steps_per_epoch, config.epochs)
     gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
     step = make_step(gradient, optimizer)
@@ -136,6 +139,8 @@ def make_task(
     @jax.jit
     def init() -> TrainState:
         _, params, stats = split(build())
+        if flipping:
+            params = binarize_params(params, mask)
         return TrainState(
             params=params,
             stats=stats,
@@ -162,6 +167,7 @@ def make_task(
         batch_size=config.batch_size,
         placement=placement,
         products=products(abstract, config.batch_size // placement.n_devices),
+        warning=free_weights_warning(config.optimizer, abstract),
     )
 
 

@@ -1,0 +1,161 @@
+"""Optimizers and schedules by config: Bop, weight decay, clipping, regimes by epoch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from runs import TINY, Recorder, fit, write_config
+
+from binjax import config
+from binjax.config import ConfigError
+from binjax.layers import BatchNorm, BinaryDense, Sequential, split
+from binjax.train.optimizer import (
+    decay_mask,
+    free_weights_warning,
+    make_optimizer,
+    make_schedule,
+)
+from binjax.train.task import make_task
+
+SHAPE = (6, 6, 1)
+
+
+def load(optimizer, **more):
+    model = {"kind": "mlp", "widths": [8], "input_dropout": 0.0, "hidden_dropout": 0.0}
+    table = {"epochs": 10, "batch_size": 4, "model": model, "optimizer": optimizer, **more}
+    return config.validate(table, "it")
+
+
+def network():
+    rngs = nnx.Rngs(0)
+    return Sequential(
+        {
+            "stem": BinaryDense(5, 4, kernel_quantizer=None, input_quantizer=None, rngs=rngs),
+            "dense": BinaryDense(4, 3, use_bias=True, rngs=rngs),
+            "norm": BatchNorm(3),
+        }
+    )
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("others", ["adam", "sgd"])
+def test_bop_flips_and_the_others_learn(order, others):
+    options = {"kind": "bop", "threshold": 0.0, "gamma": 0.5, "order": order}
+    options["others"] = {"kind": others, "learning_rate": 0.01, "weight_decay": 0.1}
+    task = make_task(load(options), SHAPE, 10, 40)
+    state = task.init()
+    before = jax.tree.map(np.array, state.params)
+    np.testing.assert_array_equal(np.abs(before["dense1"]["kernel"]), 1)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        images = rng.integers(0, 256, (4, *SHAPE), np.uint8)
+        state, metrics = task.step(state, images, np.arange(4, dtype=np.int32))
+    assert task.step._cache_size() == 1
+    for name in ("dense1", "dense2"):
+        kernel = np.asarray(state.params[name]["kernel"])
+        np.testing.assert_array_equal(np.abs(kernel), 1)
+        assert 0 < np.mean(kernel != before[name]["kernel"]) < 1
+    assert np.any(state.params["norm2"]["bias"] != before["norm2"]["bias"])
+    assert int(metrics["failed_step"]) < 0
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("all", {"stem": [1], "dense": [1, 1], "norm": [1, 1]}),
+        ("kernels", {"stem": [1], "dense": [0, 1], "norm": [0, 0]}),
+        ("real", {"stem": [1], "dense": [0, 0], "norm": [0, 0]}),
+        ("binary", {"stem": [0], "dense": [0, 1], "norm": [0, 0]}),
+    ],
+)
+def test_what_decays(which, expected):
+    found = decay_mask(network(), which)  # dense: bias, kernel; norm: bias, scale
+    assert {name: jax.tree.leaves(flags) for name, flags in found.items()} == expected
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_weight_decay(kind):
+    net = network()
+    options = {"kind": kind, "learning_rate": 0.1, "weight_decay": 0.01, "clip": 0.0}
+    if kind == "adamw":
+        options |= {"kind": "adam", "decay": "decoupled"}
+    if kind == "sgd":
+        options["nesterov"] = True
+    tx = make_optimizer(load(options).optimizer, net, 1, 1)
+    _, params, _ = split(net)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    steps, _ = tx.update(zeros, tx.init(params), params)
+    kernel = params["stem"]["kernel"]
+    if kind == "adamw":
+        expected = -0.1 * 0.01 * kernel
+    elif kind == "adam":  # the decay goes through the moments: a step of the learning rate
+        expected = -0.1 * jnp.sign(kernel)
+    else:
+        expected = -0.1 * 0.01 * kernel * 1.9
+    np.testing.assert_allclose(steps["stem"]["kernel"], expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_array_equal(steps["norm"]["scale"], 0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"kind": "step", "every_epochs": 3, "factor": 0.5}, {0: 1, 29: 1, 30: 0.5, 60: 0.25}),
+        (
+            {"kind": "piecewise", "epochs": [0, 2, 5], "rates": [0.5, 0.25, 0.125]},
+            {0: 0.5, 19: 0.5, 20: 0.25, 49: 0.25, 50: 0.125, 99: 0.125},
+        ),
+        ({"kind": "linear"}, {0: 1, 50: 0.5, 100: 0}),
+        ({"kind": "linear", "warmup_epochs": 2}, {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
+        ({"kind": "cosine", "warmup_epochs": 2}, {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
+    ],
+    ids=str,
+)
+def test_schedules(schedule, expected):
+    options = load({"kind": "sgd", "learning_rate": 1.0, "schedule": schedule}).optimizer
+    rate = make_schedule(options, 10, 10)
+    found = {step: float(rate(step)) for step in expected}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"kind": "piecewise", "epochs": [0, 0], "rates": [1.0, 2.0]}, "must ascend from 0"),
+        ({"kind": "piecewise", "epochs": [0], "rates": [1.0, 2.0]}, "one for each of 2 rates"),
+        ({"kind": "cosine", "warmup_epochs": 10}, "warmup_epochs: 10 leave nothing of 10 epochs"),
+    ],
+)
+def test_schedules_that_make_no_sense(schedule, message):
+    options = load({"kind": "sgd", "schedule": schedule}).optimizer
+    with pytest.raises(ConfigError, match=message):
+        make_schedule(options, 10, 10)
+
+
+def test_weights_that_nothing_clips(tmp_path):
+    options = load({"kind": "adam", "clip": 0.0}).optimizer
+    warning = free_weights_warning(options, network())
+    assert warning is not None
+    assert warning.startswith("dense: the kernel quantizer ste_sign passes no gradient")
+    assert "optimizer.clip = 1" in warning and "\n" not in warning
+    assert free_weights_warning(load({"kind": "adam"}).optimizer, network()) is None
+    assert free_weights_warning(load({"kind": "bop"}).optimizer, network()) is None
+    free = BinaryDense(
+        4, 2, kernel_quantizer={"kind": "ste_sign", "clip_value": "none"}, rngs=nnx.Rngs(0)
+    )
+    assert free_weights_warning(options, Sequential({"dense": free})) is None
+
+    reporter = Recorder()
+    fit(write_config(tmp_path, TINY), tmp_path / "run", "--optimizer.clip", "0", reporter=reporter)
+    assert [line for line in reporter.warnings if "optimizer.clip = 0" in line]
+
+
+def test_without_clipping_weights_leave_the_range():
+    net = network()
+    tx = make_optimizer(load({"kind": "sgd", "clip": 0.0}).optimizer, net, 1, 1)
+    _, params, _ = split(net)
+    huge = jax.tree.map(lambda p: jnp.full_like(p, -100.0), params)
+    steps, _ = tx.update(huge, tx.init(params), params)
+    new = optax.apply_updates(params, steps)
+    assert float(jnp.min(new["dense"]["kernel"])) > 1
