@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform
+from binjax.layers.grouped import convolve
 from binjax.layers.pool import check_padding
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor import conv, matmul, pixels
@@ -174,15 +175,7 @@ class BinaryConv(BinaryLayer):
         if self.pad_value != 0 and any(low or high for low, high in border):
             x = jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=self.pad_value)
             border = ((0, 0), (0, 0))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides,
-            border,
-            rhs_dilation=self.dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        return convolve(x, kernel, self.strides, border, self.dilation, self.groups)
 
     def _product(self, x: jax.Array, kernel: jax.Array, ste: tuple[bool, bool]) -> Product:
         options = (self.strides, self.padding, int(self.pad_value), self.dilation, self.groups)
