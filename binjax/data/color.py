@@ -52,9 +52,8 @@ def color_jitter(
     if channels not in (1, 3):
         raise ValueError(f"color jitter wants 1 or 3 channels, got {channels}")
     factor_key, order_key = jax.random.split(key)
-    least, greatest = (
-        jnp.float32([pair]) for pair in np.transpose([brightness, contrast, saturation])
-    )
+    ranges = jnp.array([brightness, contrast, saturation], jnp.float32)
+    least, greatest = ranges[None, :, 0], ranges[None, :, 1]
     factors = least + (greatest - least) * jax.random.uniform(factor_key, (n, 3))
     order = jnp.argsort(jax.random.uniform(order_key, (n, 3)), 1)
     return as_pixels(blend_in_order(as_floats(images), factors, order), images.dtype)
