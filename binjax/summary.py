@@ -176,7 +176,8 @@ def _row(
         size = module.mean.size  # n, or that of all repetitions
         return Row(name, type(module).__name__, (module.n,), None, None, 0, 2 * size, 0)
     if not isinstance(module, BinaryDense | BinaryConv):
-        return None
+        own = _own_params(module)
+        return Row(name, type(module).__name__, (), None, None, 0, own, 0) if own else None
     kernel = math.prod(module.kernel.shape)
     bias = 0 if module.bias is None else module.bias.size
     kernel_bits = precision(module.kernel_quantizer) or 32
@@ -192,6 +193,19 @@ def _row(
         macs=kernel * math.prod(shape[:-1]),
         product=kernels[name],
     )
+
+
+def _own_params(module: Any) -> int:
+    """Parameters that a layer without a product holds itself, such as slopes and factors."""
+    if isinstance(module, nnx.List):  # counted with the layer that holds it
+        return 0
+    held = (
+        variable
+        for value in vars(module).values()
+        for variable in (value if isinstance(value, nnx.List) else (value,))
+        if isinstance(variable, nnx.Param)
+    )
+    return sum(math.prod(variable.shape) for variable in held)
 
 
 def _output_shapes(
