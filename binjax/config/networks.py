@@ -9,6 +9,7 @@ from pydantic import Field
 from binjax.config.quantizers import KernelQuantizer, Quantizer, SteSign
 from binjax.config.section import Listed, Positive, Rate, Section, Share
 from binjax.config.zoo import LarqZoo
+from binjax.config.zoo_torch import BinaryNetPyTorch
 
 
 class BatchNorm(Section):
@@ -110,6 +111,6 @@ class CifarResnet(Section):
 
 
 Model = Annotated[
-    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet | LarqZoo,
+    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet | LarqZoo | BinaryNetPyTorch,
     Field(discriminator="kind"),
 ]

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from binjax.layers import Sequential
 from binjax.models.alexnet import binary_alexnet
+from binjax.models.alexnet_owt import alexnet, alexnet_binary
 from binjax.models.birealnet import birealnet
 from binjax.models.cifar_resnet import cifar_resnet
 from binjax.models.convnet import cifar10_convnet, svhn_convnet
@@ -25,7 +26,9 @@ from binjax.models.meliusnet import meliusnet22
 from binjax.models.mlp import mlp
 from binjax.models.quicknet import quicknet, quicknet_large, quicknet_small
 from binjax.models.real_to_binary import real_to_binary, resnet18
+from binjax.models.resnet_binary import resnet, resnet_binary
 from binjax.models.resnet_e import binary_resnet_e18
+from binjax.models.vgg_cifar10 import vgg_cifar10, vgg_cifar10_binary
 from binjax.models.xnornet import xnornet
 
 MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
@@ -50,6 +53,12 @@ MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
         "quicknet_small": quicknet_small,
         "quicknet": quicknet,
         "quicknet_large": quicknet_large,
+        "alexnet_binary": alexnet_binary,
+        "alexnet": alexnet,
+        "vgg_cifar10_binary": vgg_cifar10_binary,
+        "vgg_cifar10": vgg_cifar10,
+        "resnet_binary": resnet_binary,
+        "resnet": resnet,
     }
 )
 

@@ -67,3 +67,12 @@ def _known(what: str, name: str, table: Mapping[str, Any]) -> str:
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(table)}")
     return name
+
+
+TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's initialization of kernels: uniform within ±1/sqrt(fan_in)."""
+
+
+def torch_norm(n: int, *, affine: bool = True) -> BatchNorm:
+    """Batch normalization with PyTorch's defaults, whose momentum .1 is the share of the new."""
+    return BatchNorm(n, eps=1e-5, momentum=0.9, use_scale=affine, use_bias=affine)

@@ -1,0 +1,66 @@
+"""The networks of BinaryNet.pytorch and their options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from binjax.config.section import Positive, Section
+
+
+class _Stem(Section):
+    stem: Literal["auto", "imagenet", "cifar"] = "auto"
+    """what stands in front of the blocks: the published layers, which shrink images (imagenet), or
+    layers that don't (cifar); auto: the latter for images less than 50 pixels high"""
+
+
+class VggCifar10Binary(Section):
+    """BinaryNet.pytorch's VGG, three times as wide, all kernels binary."""
+
+    kind: Literal["vgg_cifar10_binary"] = "vgg_cifar10_binary"
+    first_layer: Literal["auto", "float", "pixels"] = "auto"
+    """as of mlp"""
+    inflation_ratio: Positive = 3
+    """multiplies the channels of all convolutions but the last"""
+
+
+class VggCifar10(Section):
+    """Its real twin."""
+
+    kind: Literal["vgg_cifar10"] = "vgg_cifar10"
+
+
+class AlexNetBinary(_Stem):
+    """BinaryNet.pytorch's AlexNet, three times as wide, all kernels binary."""
+
+    kind: Literal["alexnet_binary"] = "alexnet_binary"
+    inflation_ratio: Positive = 3
+    """multiplies the channels of all convolutions but the last"""
+
+
+class AlexNet(_Stem):
+    """Its real twin."""
+
+    kind: Literal["alexnet"] = "alexnet"
+
+
+class ResnetBinary(_Stem):
+    """BinaryNet.pytorch's residual network, all kernels binary."""
+
+    kind: Literal["resnet_binary"] = "resnet_binary"
+    depth: Annotated[int, Field(ge=14, le=1202)] | None = None
+    """6n + 2 for small images, default 18; 18, 34, 50, 101 or 152 for large ones, default 50"""
+    inflation_ratio: Positive = 5
+    """multiplies the channels 16, 32, 64 of the network for small images"""
+
+
+class Resnet(_Stem):
+    """Its real twin."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Annotated[int, Field(ge=14, le=1202)] | None = None
+    """as of resnet_binary"""
+
+
+BinaryNetPyTorch = VggCifar10Binary | VggCifar10 | AlexNetBinary | AlexNet | ResnetBinary | Resnet
