@@ -84,7 +84,7 @@ def no_leftovers(folder):
 
 
 def test_the_table_is_complete():
-    assert set(SOURCES) == {"mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"}
+    assert set(SOURCES) == {"mnist", "fashion-mnist", "cifar10", "cifar100", "stl10", "svhn"}
     for source in SOURCES.values():
         assert source.mirrors and all(m.startswith("http") for m in source.mirrors)
         for file in source.files:

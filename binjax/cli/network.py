@@ -104,6 +104,8 @@ def of_run(root: Path, data_dir: str | None, *, last: bool) -> Network:
         task = make_task(config, dataset.image_shape, dataset.n_classes, len(dataset.train))
         return replace(once, task=task)
 
+    if dataset.test.images.dtype != np.uint8:
+        raise ConfigError(f"{root}: its images are floats; only a network of pixels can be packed")
     test_images = center_crop(dataset.test.images, dataset.image_shape[:2])
     return Network(config, trained, test_images, dataset.image_shape)
 

@@ -39,7 +39,7 @@ class FittedScaling(Section):
 
 
 class NoScaling(Section):
-    """What ``prepare`` has made, as it is."""
+    """Images as they are: what ``prepare`` has made, or floats of the user's own set."""
 
     kind: Literal["none"] = "none"
 

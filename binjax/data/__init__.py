@@ -12,8 +12,10 @@ from binjax.data.datasets import DATASETS, INFO, describe, load
 from binjax.data.errors import DataError
 from binjax.data.fetch import fetch
 from binjax.data.idx import read_idx
+from binjax.data.labelled import from_arrays
 from binjax.data.paths import default_directory, find_directory
 from binjax.data.sources import SOURCES, RemoteFile, Source
+from binjax.data.stl10 import read_stl10
 from binjax.data.svhn import read_svhn
 
 __all__ = [
@@ -34,10 +36,12 @@ __all__ = [
     "eval_batches",
     "fetch",
     "find_directory",
+    "from_arrays",
     "load",
     "n_batches",
     "read_cifar",
     "read_idx",
+    "read_stl10",
     "read_svhn",
     "train_batches",
     "verify",

@@ -17,6 +17,7 @@ from binjax.data.dataset import Dataset, Info, Split, check_limits, count_train
 from binjax.data.errors import DataError, unknown_name
 from binjax.data.idx import read_idx
 from binjax.data.paths import find_directory, find_file, search_folders
+from binjax.data.stl10 import read_stl10
 from binjax.data.svhn import read_svhn
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
@@ -24,6 +25,7 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
 # Validation sizes: BinaryNet's Theano code, which takes them from pylearn2: the last 10,000 and
 # 5,000 images; for SVHN 6,000 drawn from train and extra (pylearn2/datasets/svhn.py).
+# STL-10 names none: the last tenth.
 INFO: dict[str, Info] = {
     info.name: info
     for info in (
@@ -32,6 +34,7 @@ INFO: dict[str, Info] = {
         Info("fashion-mnist", (28, 28, 1), 10, 60_000, 10_000, 10_000),
         Info("cifar10", (32, 32, 3), 10, 50_000, 10_000, 5_000),
         Info("cifar100", (32, 32, 3), 100, 50_000, 10_000, 5_000),
+        Info("stl10", (96, 96, 3), 10, 5_000, 8_000, 500),
         Info("svhn", (32, 32, 3), 10, 73_257 + 531_131, 26_032, 6_000),
     )
 }
@@ -44,6 +47,7 @@ _FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fashion-mnist": (_IDX_TRAIN, _IDX_TEST),
     "cifar10": (tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)),
     "cifar100": (("train.bin",), ("test.bin",)),
+    "stl10": (("train_X.bin", "train_y.bin"), ("test_X.bin", "test_y.bin")),
     "svhn": (("train_32x32.mat", "extra_32x32.mat"), ("test_32x32.mat",)),
 }
 _SEVERAL_TRAIN_FILES = ("cifar10", "svhn")
@@ -172,6 +176,8 @@ def _load_files(
     if info.name.endswith("mnist"):
         _check_not_mixed_up(info.name, test[1])
         return _idx_pair(train, info), _idx_pair(test, info)
+    if info.name == "stl10":
+        return Split(*read_stl10(*train)), Split(*read_stl10(*test))
     return _join(train, info), _join(test, info)
 
 

@@ -108,7 +108,8 @@ def from_arrays(
 
     Args:
         name: what errors call it.
-        x_train, x_test: pixels 0..255, uint8 or another integer type, [n, h, w] or [n, h, w, c].
+        x_train, x_test: [n, h, w] or [n, h, w, c], both alike: pixels 0..255, uint8 or another
+            integer type; or floats, which become float32 and need data.scaling.kind = "none".
         y_train, y_test: labels from 0, integers [n] or [n, 1].
         names: what errors call the arrays.
 
@@ -126,6 +127,11 @@ def from_arrays(
         raise DataError(
             f"{name}: {names[0]} are {_size(train.images)} and {names[2]} {_size(test.images)}; "
             "they must be alike"
+        )
+    if train.images.dtype != test.images.dtype:
+        raise DataError(
+            f"{name}: {names[0]} hold {train.images.dtype}, {names[2]} {test.images.dtype}; they "
+            "must be alike"
         )
     n_classes = int(train.labels.max()) + 1
     if len(test) and test.labels.max() >= n_classes:
@@ -152,17 +158,21 @@ def _split(name: str, images: Any, labels: Any, names: tuple[str, ...]) -> Split
             f"{name}: {names[1]} has shape {np.shape(labels)}; wanted a label for each of the "
             f"{len(x)} images, [{len(x)}]"
         )
-    if x.dtype.kind not in "iu":
+    if x.dtype.kind not in "iuf":
         raise DataError(
-            f"{name}: {names[0]} holds {x.dtype}; wanted pixels of 0 to 255 in uint8 "
-            "(data.scaling and data.prepare make floats of them)"
+            f"{name}: {names[0]} holds {x.dtype}; wanted pixels of 0 to 255 in uint8, or floats"
         )
     if y.dtype.kind not in "iu":
         raise DataError(f"{name}: {names[1]} holds {y.dtype}; wanted integers from 0")
-    if x.dtype != np.uint8 and x.size and not 0 <= int(x.min()) <= int(x.max()) <= 255:
-        raise DataError(f"{name}: {names[0]} has values from {x.min()} to {x.max()}; wanted 0..255")
     if y.size and not 0 <= int(y.min()) <= int(y.max()) < 2**24:
         raise DataError(f"{name}: {names[1]} has labels from {y.min()} to {y.max()}; wanted 0, 1 …")
+    if x.dtype.kind == "f":
+        if not np.isfinite(x).all():
+            raise DataError(f"{name}: {names[0]} holds values that are not finite")
+        pixels = np.ascontiguousarray(x, np.float32)
+        return Split(pixels, np.ascontiguousarray(y, np.int32))
+    if x.dtype != np.uint8 and x.size and not 0 <= int(x.min()) <= int(x.max()) <= 255:
+        raise DataError(f"{name}: {names[0]} has values from {x.min()} to {x.max()}; wanted 0..255")
     return Split(np.ascontiguousarray(x, np.uint8), np.ascontiguousarray(y, np.int32))
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from binjax.data.errors import DataError
 
 ENVIRONMENT = "BINJAX_DATA_DIR"
-ARCHIVE_FOLDERS = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
+ARCHIVE_FOLDERS = {
+    "cifar10": "cifar-10-batches-bin",
+    "cifar100": "cifar-100-binary",
+    "stl10": "stl10_binary",
+}
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")

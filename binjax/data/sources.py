@@ -3,7 +3,8 @@
 SHA-256 of the served files: TensorFlow Datasets, `tensorflow_datasets/url_checksums/` (mnist.txt,
 fashion_mnist.txt, cifar10.txt, cifar100.txt, svhn_cropped.txt). Those of the uncompressed IDX
 files were computed from files whose labels equal the served ones bit for bit, and agree with the
-values published in several public repositories.
+values published in several public repositories. That of STL-10 is published in MLDatasets.jl and
+three other public repositories; it was not checked against a download here.
 """
 
 from __future__ import annotations
@@ -113,6 +114,23 @@ SOURCES: dict[str, Source] = {
                 "cifar-100-binary.tar.gz",
                 "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
                 members=("cifar-100-binary/train.bin", "cifar-100-binary/test.bin"),
+            ),
+        ),
+    ),
+    "stl10": Source(
+        mirrors=(
+            "https://cs.stanford.edu/~acoates/stl10",
+            "http://ai.stanford.edu/~acoates/stl10",
+        ),
+        files=(
+            RemoteFile(
+                "stl10_binary.tar.gz",
+                "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+                members=tuple(
+                    f"stl10_binary/{part}_{kind}.bin"
+                    for part in ("train", "test")
+                    for kind in ("X", "y")
+                ),
             ),
         ),
     ),

@@ -56,6 +56,11 @@ def load_data(config: Config, warn: Callable[[str], None] = warnings.warn) -> da
         memory_gib=options.memory_gib,
     )
     shape = _seen(config, found.image_shape)
+    if found.train.images.dtype != np.uint8 and options.scaling.kind != "none":
+        raise ConfigError(
+            f'data.scaling: "{options.scaling.kind}" is for pixels in uint8; the images of '
+            f'{options.function or options.file} are floats: say data.scaling.kind = "none"'
+        )
     found = prepare(found, options.prepare, warn=warn, memory_gib=options.memory_gib)
     return replace(found, image_shape=shape)
 
@@ -155,12 +160,14 @@ def pixel_scaling(scaling: Scaling) -> PixelScaling:
     """What :func:`make_preprocess` does to pixels, as arrays.
 
     Raises:
-        ConfigError: numbers that aren't fitted yet, or none.
+        ConfigError: numbers that aren't fitted yet.
     """
     if isinstance(scaling, UnitScaling):
         return PixelScaling(np.full(1, 2), np.full(1, 255), np.full(1, 1 / 255))
+    if isinstance(scaling, NoScaling):
+        return PixelScaling(np.ones(1), np.zeros(1), np.ones(1))
     if not isinstance(scaling, StandardScaling):
-        raise _without_numbers(scaling)
+        raise _without_numbers()
     mean, std = (np.asarray(v, np.float32) for v in (scaling.mean, scaling.std))
     return PixelScaling(np.ones(1), mean, np.reciprocal(std))
 
@@ -186,16 +193,14 @@ def make_preprocess(config: Config, image_shape: Shape) -> Preprocess:
 
 def _make_scale(config: Config, channels: int) -> Preprocess:
     scaling = config.data.scaling
-    if isinstance(scaling, NoScaling) != bool(config.data.prepare) and not isinstance(
-        scaling, StandardScaling | FittedScaling
-    ):
+    if isinstance(scaling, UnitScaling) and config.data.prepare:
         raise ConfigError(
-            'data.scaling: "none" is for what data.prepare makes, and "unit" for pixels; with '
-            "data.prepare leave it out"
+            'data.scaling: "unit" is for pixels of 0 to 255, not for what data.prepare makes of '
+            'them: leave it out, or say "none"'
         )
     as_they_are = pixel_scale(config) is not None
     if isinstance(scaling, FittedScaling):
-        raise _without_numbers(scaling)
+        raise _without_numbers()
     if isinstance(scaling, StandardScaling):
         for name, values in (("mean", scaling.mean), ("std", scaling.std)):
             if len(values) not in (1, channels):
@@ -264,10 +269,11 @@ def _check_augmentation(config: Config, image_shape: Shape) -> None:
     if options.random_crop and options.resized_crop is not None:
         raise ConfigError("data.random_crop and data.resized_crop both crop: leave one out")
     for name, wanted in (("color_jitter", options.color_jitter), ("lighting", options.lighting)):
-        if wanted and options.prepare:
+        if wanted and (options.prepare or options.scaling.kind == "none"):
+            other = "data.prepare" if options.prepare else 'data.scaling.kind = "none"'
             raise ConfigError(
-                f"data.{name}: changes pixels of 0 to 255, but data.prepare makes other numbers "
-                "of them; leave one out"
+                f"data.{name}: changes pixels of 0 to 255, and {other} goes with other numbers; "
+                "leave one out"
             )
     if options.color_jitter is not None and channels not in (1, 3):
         raise ConfigError(f"data.color_jitter: wants 1 or 3 channels, the images have {channels}")
@@ -289,8 +295,8 @@ def _seen(config: Config, held: Shape) -> Shape:
     return (*size, held[2])
 
 
-def _without_numbers(scaling: Scaling) -> ConfigError:
+def _without_numbers() -> ConfigError:
     return ConfigError(
-        f'data.scaling: "{scaling.kind}" has no mean and deviation here; a run that has begun has '
-        "them in its config.toml, binjax.train.fit_scaling(config, load_data(config)) makes them"
+        'data.scaling: "fitted" has no mean and deviation here; a run that has begun has them in '
+        "its config.toml, binjax.train.fit_scaling(config, load_data(config)) makes them"
     )

@@ -13,6 +13,7 @@ from flax import nnx
 
 from binjax import metrics
 from binjax.config import Config, ConfigError
+from binjax.data import Dataset
 from binjax.layers import BinaryWeight, Progress, products, split
 from binjax.losses import LABEL_LOSSES, cross_entropy
 from binjax.models import MODELS
@@ -22,6 +23,7 @@ from binjax.train.distill import Distillation
 from binjax.train.inputs import (
     count_train,
     data_info,
+    fit_scaling,
     make_augment,
     make_preprocess,
     pixel_scale,
@@ -197,13 +199,17 @@ def _imitating(step: Step, teacher: Any) -> Step:
     return lambda state, images, labels: step(state, images, labels, teacher)
 
 
-def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]:
+def setup(
+    config: Config, n_train: int | None = None, dataset: Dataset | None = None
+) -> tuple[TrainState, Step]:
     """Initial state and jitted step of a config, for a training loop of your own.
 
     Args:
         config: what to train; no image is read.
         n_train: training images, by which schedules count epochs; default those of the official
             data set less ``data.validation``. Needed with ``data.train_files``.
+        dataset: what it trains on, in place of ``data.name``: as :func:`binjax.train.load_data`
+            or :func:`binjax.data.from_arrays` gives it; fits "fitted" scaling.
 
     Returns:
         ``(state, step)``; ``state, metrics = step(state, images, labels)`` donates the state.
@@ -213,11 +219,16 @@ def setup(config: Config, n_train: int | None = None) -> tuple[TrainState, Step]
     Raises:
         ConfigError: see :func:`make_task` and :func:`binjax.train.parallel.make_placement`.
     """
-    info = data_info(config)
-    if n_train is None:
-        n_train = count_train(config, info)
+    if dataset is None:
+        info = data_info(config)
+        sizes = info.image_shape, info.n_classes
+        n_train = count_train(config, info) if n_train is None else n_train
+    else:
+        config = fit_scaling(config, dataset)
+        sizes = dataset.image_shape, dataset.n_classes
+        n_train = len(dataset.train) if n_train is None else n_train
     placement = make_placement(config)
-    task = make_task(config, info.image_shape, info.n_classes, n_train, placement)
+    task = make_task(config, *sizes, n_train, placement)
     if placement.mesh is None:
         return task.init(), task.step
 
