@@ -139,8 +139,10 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--csv", type=Path, help="write the table here")
     parser.add_argument("--only", nargs="+", help="names of methods, in place of all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the list's")
     args, overrides = parser.parse_known_args()
     plan = read_plan(args.plan)
+    plan = plan._replace(seeds=tuple(args.seeds or plan.seeds))
     if args.only:
         kept = tuple(method for method in plan.methods if method.name in args.only)
         plan = plan._replace(methods=kept)

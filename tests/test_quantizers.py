@@ -129,6 +129,10 @@ def test_kernels_scaled_by_their_mean(shape):
     y, found = pulled(ste.magnitude_aware_sign, w, g)
     np.testing.assert_allclose(y, reference.sign(wide) * scale, rtol=1e-6)
     np.testing.assert_allclose(found, g * scale * reference.inside(wide), rtol=1e-5)
+    unscaled = functools.partial(ste.magnitude_aware_sign, scale_gradient=False)
+    y, found = pulled(unscaled, w, g)
+    np.testing.assert_allclose(y, reference.sign(wide) * scale, rtol=1e-6)
+    np.testing.assert_allclose(found, g * reference.inside(wide), rtol=1e-5)
     # The mean of the clipped weights, and its own gradient.
     clipped = np.clip(wide, -1, 1)
     scale, count = reference.channel_mean(clipped), wide.size // shape[-1]

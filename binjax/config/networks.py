@@ -9,7 +9,7 @@ from pydantic import Field
 from binjax.config.quantizers import KernelQuantizer, Quantizer, SteSign
 from binjax.config.section import Listed, Positive, Rate, Section, Share
 from binjax.config.zoo import LarqZoo
-from binjax.config.zoo_torch import BinaryNetPyTorch
+from binjax.config.zoo_torch import BinaryNetPyTorch, ReActNets
 
 
 class BatchNorm(Section):
@@ -111,6 +111,13 @@ class CifarResnet(Section):
 
 
 Model = Annotated[
-    MLP | Cifar10ConvNet | SvhnConvNet | LarqCifar10 | CifarResnet | LarqZoo | BinaryNetPyTorch,
+    MLP
+    | Cifar10ConvNet
+    | SvhnConvNet
+    | LarqCifar10
+    | CifarResnet
+    | LarqZoo
+    | BinaryNetPyTorch
+    | ReActNets,
     Field(discriminator="kind"),
 ]

@@ -136,6 +136,8 @@ class MagnitudeAwareSign(QuantizerSection):
 
     kind: Literal["magnitude_aware_sign"] = "magnitude_aware_sign"
     clip_value: Clip = 1.0
+    scale_gradient: bool = True
+    """false: gradients pass without the scale, as in ReActNet's code"""
 
 
 class XnorWeightScale(QuantizerSection):

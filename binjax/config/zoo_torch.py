@@ -1,4 +1,4 @@
-"""The networks of BinaryNet.pytorch and their options."""
+"""Networks that were published in PyTorch, and their options."""
 
 from __future__ import annotations
 
@@ -63,4 +63,22 @@ class Resnet(_Stem):
     """as of resnet_binary"""
 
 
+class _ReActNet(_Stem):
+    binary_kernels: bool = True
+    """false: real kernels, the first of two training stages"""
+
+
+class ReActNet18(_ReActNet):
+    """ReActNet of 18 layers."""
+
+    kind: Literal["reactnet18"] = "reactnet18"
+
+
+class ReActNetA(_ReActNet):
+    """ReActNet-A, on MobileNet's skeleton."""
+
+    kind: Literal["reactnet_a"] = "reactnet_a"
+
+
+ReActNets = ReActNet18 | ReActNetA
 BinaryNetPyTorch = VggCifar10Binary | VggCifar10 | AlexNetBinary | AlexNet | ResnetBinary | Resnet

@@ -11,6 +11,7 @@ from flax import nnx
 
 from binjax.ste import hard_tanh
 
+
 def leaky_tanh(x: jax.Array, alpha: float = 0.2) -> jax.Array:
     """``clip(x, -1, 1)`` with slope ``alpha`` outside (Larq)."""
     return jnp.clip(x, -1, 1) + alpha * (x - jnp.clip(x, -1, 1))

@@ -25,6 +25,7 @@ from binjax.models.larq import larq_cifar10
 from binjax.models.meliusnet import meliusnet22
 from binjax.models.mlp import mlp
 from binjax.models.quicknet import quicknet, quicknet_large, quicknet_small
+from binjax.models.reactnet import reactnet18, reactnet_a
 from binjax.models.real_to_binary import real_to_binary, resnet18
 from binjax.models.resnet_binary import resnet, resnet_binary
 from binjax.models.resnet_e import binary_resnet_e18
@@ -53,6 +54,8 @@ MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
         "quicknet_small": quicknet_small,
         "quicknet": quicknet,
         "quicknet_large": quicknet_large,
+        "reactnet18": reactnet18,
+        "reactnet_a": reactnet_a,
         "alexnet_binary": alexnet_binary,
         "alexnet": alexnet,
         "vgg_cifar10_binary": vgg_cifar10_binary,

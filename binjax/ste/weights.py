@@ -13,27 +13,49 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste.core import Autodiff, Factors, declare, floating
-from binjax.ste.signs import ede, hard_tanh, ste_sign
+from binjax.ste.core import Autodiff, Factors, declare, floating, straight_through
+from binjax.ste.signs import ede, hard_tanh, sign, ste_sign
+
+
+def _inside_over_scale(x: jax.Array, scale: jax.Array, clip: jax.Array) -> jax.Array:
+    # Where the scale is 0, so are all weights and what the product passes back.
+    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    return jnp.where(jnp.abs(x) <= clip, inverse, jnp.zeros_like(x))
+
+
+_sign_over_scale = straight_through(lambda x, scale, clip: sign(x), _inside_over_scale)
 
 
 def _magnitude_factors(
-    x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
+    x: ArrayLike,
+    clip_value: float | None = 1.0,
+    scale_gradient: bool = True,
+    *,
+    autodiff: Autodiff = "vjp",
 ) -> Factors:
     x = floating("magnitude_aware_sign", x)
     scale = jax.lax.stop_gradient(mean_magnitude(x))
-    return Factors(ste_sign(x, clip_value, autodiff=autodiff), scale)
+    if scale_gradient:
+        return Factors(ste_sign(x, clip_value, autodiff=autodiff), scale)
+    bound = jnp.inf if clip_value is None else clip_value
+    per_weight = jnp.broadcast_to(scale.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
+    return Factors(_sign_over_scale(x, per_weight, bound, autodiff=autodiff), scale)
 
 
 @declare(bits=1, factors=_magnitude_factors)
 def magnitude_aware_sign(
-    x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
+    x: ArrayLike,
+    clip_value: float | None = 1.0,
+    scale_gradient: bool = True,
+    *,
+    autodiff: Autodiff = "vjp",
 ) -> jax.Array:
     """Sign times ``mean |x|`` of the output channel; gradient ``g·scale·1[|x| <= clip_value]``.
 
-    The scale is a constant in the backward pass (Liu et al. 2018, Bi-Real Net, §3.3).
+    The scale is a constant in the backward pass (Liu et al. 2018, Bi-Real Net, §3.3). With
+    ``scale_gradient=False`` the gradient is ``g·1[|x| <= clip_value]``, as in ReActNet's code.
     """
-    return _product(_magnitude_factors(x, clip_value, autodiff=autodiff))
+    return _product(_magnitude_factors(x, clip_value, scale_gradient, autodiff=autodiff))
 
 
 def _xnor_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:

@@ -164,7 +164,7 @@ def decay_mask(model: nnx.Module, which: str) -> dict[str, Any]:
     """
 
     def decays(variable: nnx.Variable[Any]) -> bool:
-        kernel = variable.ndim >= 2
+        kernel = bool(variable.ndim >= 2)
         binary = isinstance(variable, BinaryWeight)
         return {"all": True, "kernels": kernel, "real": kernel and not binary, "binary": binary}[
             which
