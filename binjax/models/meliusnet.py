@@ -95,9 +95,9 @@ def meliusnet22(
     for stage, count in enumerate(blocks):
         for block in range(count):
             name = f"stage{stage + 1}_block{block + 1}"
-            layers[f"{name}_dense"] = Concatenate(_binary(n, compute, rngs))
+            layers[f"{name}_dense"] = Concatenate(normed_conv(n, compute, rngs))
             n += _NEW
-            layers[f"{name}_improve"] = Improvement(_binary(n, compute, rngs))
+            layers[f"{name}_improve"] = Improvement(normed_conv(n, compute, rngs))
         if stage < len(transitions):
             n_out = transitions[stage]
             layers[f"transition{stage + 1}"] = _transition(n, n_out, compute, rngs)
@@ -121,7 +121,7 @@ def _stem(n_in: int, small: bool, compute: Compute, rngs: nnx.Rngs) -> dict[str,
             3,
             stride=2 if i == 1 and not small else 1,
             groups=groups,
-            kernel_init=_each_group(glorot_normal, groups),
+            kernel_init=each_group(glorot_normal, groups),
             compute=compute,
             rngs=rngs,
         )
@@ -133,7 +133,7 @@ def _stem(n_in: int, small: bool, compute: Compute, rngs: nnx.Rngs) -> dict[str,
     return layers
 
 
-def _each_group(init: Initializer, groups: int) -> Initializer:
+def each_group(init: Initializer, groups: int) -> Initializer:
     """Draw each group's kernel as if it stood alone: its fan-out is that of the group."""
 
     def draw(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
@@ -143,7 +143,8 @@ def _each_group(init: Initializer, groups: int) -> Initializer:
     return draw
 
 
-def _binary(n: int, compute: Compute, rngs: nnx.Rngs) -> Sequential:
+def normed_conv(n: int, compute: Compute, rngs: nnx.Rngs) -> Sequential:
+    """``conv(sign(norm(x)))``: ``n`` channels to 64."""
     conv = BinaryConv(
         n,
         _NEW,
