@@ -14,15 +14,20 @@ from binjax.layers.annealed import EDE, RBNN, LibraPB, Progress, ReCU, set_progr
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.block import Concatenate, Dropout, Gate, Residual
+from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
 from binjax.layers.functional import apply, apply_watched, split
 from binjax.layers.learned import QUANTIZER_MODULES, AdaBinActivations, RSign, ScaledSign
+from binjax.layers.local import BinaryLocallyConnected
 from binjax.layers.norm import BatchNorm, ShiftBatchNorm
 from binjax.layers.pool import AvgPool, GlobalAvgPool, MaxPool
 from binjax.layers.products import products
 from binjax.layers.recording import capture, record
+from binjax.layers.recurrent import BinaryGRUCell, BinaryLSTMCell, Recurrent
 from binjax.layers.regular import Flatten, dropout
 from binjax.layers.repeat import Repeat
+from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv
 from binjax.layers.sequential import Sequential
+from binjax.layers.transposed import BinaryConvTranspose, BinaryConvTranspose3D
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 
 __all__ = [
@@ -36,7 +41,16 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "BinaryConv",
+    "BinaryConv1D",
+    "BinaryConv3D",
+    "BinaryConvTranspose",
+    "BinaryConvTranspose3D",
     "BinaryDense",
+    "BinaryDepthwiseConv",
+    "BinaryGRUCell",
+    "BinaryLSTMCell",
+    "BinaryLocallyConnected",
+    "BinarySeparableConv",
     "BinaryWeight",
     "Concatenate",
     "DPReLU",
@@ -54,6 +68,7 @@ __all__ = [
     "RPReLU",
     "RSign",
     "ReCU",
+    "Recurrent",
     "Repeat",
     "Residual",
     "ScaledSign",

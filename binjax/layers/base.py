@@ -60,6 +60,9 @@ class BinaryLayer(nnx.Module):
     ``_pixel_product`` are its own.
     """
 
+    one_product = True
+    """Whether the layer is one product of words, which a chain may multiply again."""
+
     def __init__(
         self,
         kernel_shape: Sequence[int],
@@ -133,10 +136,20 @@ class BinaryLayer(nnx.Module):
         if self.pixels is not None:
             return self._pixel_factors(x, self.pixels, train, key)
         packed = self.floats_because(train=train) is None
-        fused_x, fused_kernel = (
-            packed and quantizer is ste_sign
-            for quantizer in (self.input_quantizer, self.kernel_quantizer)
+        fused = (
+            packed and self.input_quantizer is ste_sign,
+            packed and self.kernel_quantizer is ste_sign,
         )
+        x, kernel, scale = self._quantized(x, train, key, fused)
+        if not packed:
+            return Factors(None, x, kernel.astype(x.dtype), scale)
+        return Factors(self._product(x, kernel, fused), x, kernel, scale)
+
+    def _quantized(
+        self, x: jax.Array, train: bool, key: jax.Array | None, fused: tuple[bool, bool]
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Input, kernel and scale; input and kernel real where they are fused with the product."""
+        fused_x, fused_kernel = fused
         if self.input_quantizer is not None:
             record(self, "preactivation", x)
         if not fused_x:
@@ -149,11 +162,7 @@ class BinaryLayer(nnx.Module):
                 f"{type(self).__name__} computes in a floating dtype, got {dtype} inputs; "
                 "scale images to floats first, give dtype=, or pixels=True for 8-bit images"
             )
-        x = x.astype(dtype)
-        kernel, scale = self._signs(fused_kernel)
-        if not packed:
-            return Factors(None, x, kernel.astype(dtype), scale)
-        return Factors(self._product(x, kernel, (fused_x, fused_kernel)), x, kernel, scale)
+        return x.astype(dtype), *self._signs(fused_kernel)
 
     def check(self, x: jax.Array) -> None:
         """Refuse an input of another shape or, for pixels, dtype."""

@@ -76,8 +76,9 @@ class Sequential(nnx.Module):
 
     def _keeps_bits(self, layer: nnx.Module, train: bool) -> bool:
         """Whether a layer begins a block that is computed again in the backward pass."""
-        packed = isinstance(layer, BinaryLayer) and layer.floats_because(train=train) is None
-        return self.memory != "full" and train and packed
+        if self.memory == "full" or not train or not isinstance(layer, BinaryLayer):
+            return False
+        return layer.one_product and layer.floats_because(train=train) is None
 
     def _run_packed(
         self, first: BinaryLayer, factors: Factors, numbers: Sequence[int], key: jax.Array | None

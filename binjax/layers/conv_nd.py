@@ -1,0 +1,170 @@
+"""Convolutions in one and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from binjax.layers.composed import ComposedLayer, check_padding_nd, several, spans
+from binjax.xnor.geometry import check_groups
+
+
+class BinaryConv1D(ComposedLayer):
+    """1-D convolution of ``quantize(x)`` ``[n, t, n_in]``; kernel ``[k, n_in/groups, n_out]``.
+
+    Args:
+        n_in, n_out: channels.
+        kernel_size, stride, dilation: integers.
+        padding: ``"SAME"``, ``"VALID"``, ``"CAUSAL"`` (an output sees no later input) or
+            ``((before, after),)``.
+        pad_value: what padding puts around the *quantized* input: 0, ±1, or any other number for
+            a product of floats.
+        groups: of channels.
+        **options: quantizers, ``use_bias``, ``backend`` …, see :class:`binjax.layers.BinaryDense`;
+            without ``dropout`` and ``pixels``.
+
+    Raises:
+        ValueError: sizes below 1, unknown padding, causal padding with another value than 0.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: str | Sequence[Sequence[int]] = "SAME",
+        pad_value: float = 0.0,
+        dilation: int = 1,
+        groups: int = 1,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        name = "BinaryConv1D"
+        (self.kernel_size,) = several(name, "kernel_size", kernel_size, 1)
+        (self.stride,), (self.dilation,) = (
+            several(name, "stride", stride, 1),
+            several(name, "dilation", dilation, 1),
+        )
+        if padding != "CAUSAL":
+            check_padding_nd(name, padding, 1)
+        elif pad_value != 0:
+            raise ValueError(
+                f"{name}: causal padding puts zeros in front, pad_value is {pad_value:g}; take 0, "
+                "or explicit padding"
+            )
+        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        check_groups(groups, n_in, n_out)
+        shape = (self.kernel_size, n_in // groups, n_out)
+        super().__init__(shape, groups=groups, pad_value=pad_value, rngs=rngs, **options)
+
+    def check(self, x: jax.Array) -> None:
+        """``[n, t, n_in]``."""
+        if x.ndim != 3 or x.shape[-1] != self.n_in:
+            raise ValueError(f"BinaryConv1D takes [n, t, {self.n_in}] inputs, got shape {x.shape}")
+
+    def _compose(self, x: jax.Array, kernel: jax.Array, packed: bool) -> jax.Array:
+        reach = (self.kernel_size - 1) * self.dilation
+        padding = ((reach, 0),) if self.padding == "CAUSAL" else self.padding
+        (along,) = spans(
+            x.shape[1:2], (self.kernel_size,), (self.stride,), (self.dilation,), padding
+        )
+        y = self._conv(
+            x[:, None],
+            kernel[None],
+            packed,
+            strides=(1, self.stride),
+            border=((0, 0), along),
+            pad_value=self.pad_value,
+            dilation=(1, self.dilation),
+        )
+        return y[:, 0]
+
+
+class BinaryConv3D(ComposedLayer):
+    """3-D convolution of ``quantize(x)`` ``[n, d, h, w, n_in]``.
+
+    The kernel is ``[kd, kh, kw, n_in/groups, n_out]``. On bits it is a sum of 2-D convolutions, one
+    for each slice of the kernel, and as exact.
+
+    Args:
+        n_in, n_out: channels.
+        kernel_size, strides, dilation: three integers, or one for all.
+        padding: ``"SAME"``, ``"VALID"`` or three pairs (before, after).
+        pad_value, groups, **options: see :class:`BinaryConv1D`.
+
+    Raises:
+        ValueError: sizes below 1, unknown padding.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel_size: int | Sequence[int] = 3,
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: str | Sequence[Sequence[int]] = "SAME",
+        pad_value: float = 0.0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        name = "BinaryConv3D"
+        self.kernel_size = several(name, "kernel_size", kernel_size, 3)
+        self.strides = several(name, "strides", strides, 3)
+        self.dilation = several(name, "dilation", dilation, 3)
+        check_padding_nd(name, padding, 3)
+        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        check_groups(groups, n_in, n_out)
+        shape = (*self.kernel_size, n_in // groups, n_out)
+        super().__init__(shape, groups=groups, pad_value=pad_value, rngs=rngs, **options)
+
+    def check(self, x: jax.Array) -> None:
+        """``[n, d, h, w, n_in]``."""
+        if x.ndim != 5 or x.shape[-1] != self.n_in:
+            raise ValueError(
+                f"BinaryConv3D takes [n, d, h, w, {self.n_in}] inputs, got shape {x.shape}"
+            )
+
+    def _compose(self, x: jax.Array, kernel: jax.Array, packed: bool) -> jax.Array:
+        (low, high), *border = spans(
+            x.shape[1:4], self.kernel_size, self.strides, self.dilation, self.padding
+        )
+        if self.pad_value != 0:
+            x = jnp.pad(x, ((0, 0), (low, high), *((0, 0),) * 3), constant_values=self.pad_value)
+            low = high = 0
+        stride, step = self.strides[0], self.dilation[0]
+        depth = x.shape[1]
+        n_out = (depth + low + high - (self.kernel_size[0] - 1) * step - 1) // stride + 1
+        total: jax.Array | None = None
+        for tap in range(self.kernel_size[0]):
+            # Output i sees slice i·stride + tap·step - low; those outside are zeros.
+            at = [i * stride + tap * step - low for i in range(n_out)]
+            inside = [i for i, d in enumerate(at) if 0 <= d < depth]
+            if not inside:
+                continue
+            first, last = inside[0], inside[-1]
+            part = x[:, at[first] : at[last] + 1 : stride]
+            flat = part.reshape(-1, *part.shape[2:])
+            y = self._conv(
+                flat,
+                kernel[tap],
+                packed,
+                strides=self.strides[1:],  # type: ignore[arg-type]
+                border=tuple(border),
+                pad_value=self.pad_value,
+                dilation=self.dilation[1:],  # type: ignore[arg-type]
+            )
+            y = y.reshape(part.shape[0], len(inside), *y.shape[1:])
+            y = jnp.pad(y, ((0, 0), (first, n_out - 1 - last), *((0, 0),) * 3))
+            total = y if total is None else total + y
+        if total is None:
+            raise ValueError(f"BinaryConv3D: inputs of shape {x.shape} are all padding")
+        return total

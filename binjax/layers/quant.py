@@ -1,0 +1,269 @@
+"""Larq's layers by Larq's names, arguments and defaults, for code that is ported from it.
+
+Each function returns a layer of this package. Input features come first, since NNX modules are
+built before they see an input; ``rngs`` is needed. Larq's ``units`` or ``filters``,
+``kernel_size``, ``strides``, ``padding`` ("valid", "same", "causal"), ``pad_values``,
+``dilation_rate``, ``groups``, ``use_bias=True``, ``input_quantizer=None`` and
+``kernel_quantizer=None`` mean the same here.
+Kernels of transposed layers have their last two axes the other way round, depthwise ones are
+``[kh, kw, 1, n_in·depth_multiplier]``, locally connected ones ``[places, taps·n_in, n_out]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from binjax.layers.binary import BinaryConv, BinaryDense
+from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
+from binjax.layers.local import BinaryLocallyConnected
+from binjax.layers.quantize import QuantizerLike
+from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv
+from binjax.layers.transposed import BinaryConvTranspose, BinaryConvTranspose3D
+
+Sizes = int | Sequence[int]
+
+
+def QuantDense(n_in: int, units: int, *, rngs: nnx.Rngs, **options: Any) -> BinaryDense:
+    """:class:`BinaryDense` with Larq's defaults."""
+    return BinaryDense(n_in, units, rngs=rngs, **_defaults(options))
+
+
+def QuantConv1D(
+    n_in: int,
+    filters: int,
+    kernel_size: int,
+    strides: int = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    dilation_rate: int = 1,
+    groups: int = 1,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryConv1D:
+    """:class:`BinaryConv1D` with Larq's defaults."""
+    return BinaryConv1D(
+        n_in,
+        filters,
+        kernel_size,
+        stride=strides,
+        padding=padding.upper(),
+        pad_value=pad_values,
+        dilation=dilation_rate,
+        groups=groups,
+        rngs=rngs,
+        **_defaults(options),
+    )
+
+
+def QuantConv2D(
+    n_in: int,
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    dilation_rate: Sizes = 1,
+    groups: int = 1,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryConv:
+    """:class:`BinaryConv` with Larq's defaults."""
+    return BinaryConv(
+        n_in,
+        filters,
+        _two(kernel_size),
+        strides=_two(strides),
+        padding=padding.upper(),
+        pad_value=pad_values,
+        dilation=_two(dilation_rate),
+        groups=groups,
+        rngs=rngs,
+        **_defaults(options),
+    )
+
+
+def QuantConv3D(
+    n_in: int,
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    dilation_rate: Sizes = 1,
+    groups: int = 1,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryConv3D:
+    """:class:`BinaryConv3D` with Larq's defaults."""
+    return BinaryConv3D(
+        n_in,
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding.upper(),
+        pad_value=pad_values,
+        dilation=dilation_rate,
+        groups=groups,
+        rngs=rngs,
+        **_defaults(options),
+    )
+
+
+def QuantDepthwiseConv2D(
+    n_in: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    depth_multiplier: int = 1,
+    dilation_rate: Sizes = 1,
+    *,
+    depthwise_quantizer: QuantizerLike = None,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryDepthwiseConv:
+    """:class:`BinaryDepthwiseConv` with Larq's defaults."""
+    return BinaryDepthwiseConv(
+        n_in,
+        _two(kernel_size),
+        strides=_two(strides),
+        padding=padding.upper(),
+        pad_value=pad_values,
+        depth_multiplier=depth_multiplier,
+        dilation=_two(dilation_rate),
+        rngs=rngs,
+        **_defaults(options | {"kernel_quantizer": depthwise_quantizer}),
+    )
+
+
+def QuantSeparableConv2D(
+    n_in: int,
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    dilation_rate: Sizes = 1,
+    depth_multiplier: int = 1,
+    *,
+    input_quantizer: QuantizerLike = None,
+    depthwise_quantizer: QuantizerLike = None,
+    pointwise_quantizer: QuantizerLike = None,
+    use_bias: bool = True,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinarySeparableConv:
+    """:class:`BinarySeparableConv` with Larq's defaults.
+
+    ``QuantSeparableConv1D`` is this one on ``[n, 1, t, n_in]`` with ``kernel_size=(1, k)``.
+    """
+    return BinarySeparableConv(
+        n_in,
+        filters,
+        _two(kernel_size),
+        strides=_two(strides),
+        padding=padding.upper(),
+        pad_value=pad_values,
+        dilation=_two(dilation_rate),
+        depth_multiplier=depth_multiplier,
+        input_quantizer=input_quantizer,
+        depthwise_quantizer=depthwise_quantizer,
+        pointwise_quantizer=pointwise_quantizer,
+        use_bias=use_bias,
+        rngs=rngs,
+        **options,
+    )
+
+
+def QuantConv2DTranspose(
+    n_in: int,
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    output_padding: Sizes | None = None,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryConvTranspose:
+    """:class:`BinaryConvTranspose` with Larq's defaults."""
+    return BinaryConvTranspose(
+        n_in,
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding.upper(),
+        output_padding=output_padding,
+        rngs=rngs,
+        **_defaults(options),
+    )
+
+
+def QuantConv3DTranspose(
+    n_in: int,
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    padding: str = "valid",
+    output_padding: Sizes | None = None,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryConvTranspose3D:
+    """:class:`BinaryConvTranspose3D` with Larq's defaults."""
+    return BinaryConvTranspose3D(
+        n_in,
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding.upper(),
+        output_padding=output_padding,
+        rngs=rngs,
+        **_defaults(options),
+    )
+
+
+def QuantLocallyConnected1D(
+    n_in: int,
+    size: int,
+    filters: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryLocallyConnected:
+    """:class:`BinaryLocallyConnected` on ``[n, size, n_in]`` with Larq's defaults."""
+    return BinaryLocallyConnected(
+        n_in, filters, size, kernel_size, strides=strides, rngs=rngs, **_defaults(options)
+    )
+
+
+def QuantLocallyConnected2D(
+    n_in: int,
+    size: Sequence[int],
+    filters: int,
+    kernel_size: Sizes,
+    strides: Sizes = 1,
+    *,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinaryLocallyConnected:
+    """:class:`BinaryLocallyConnected` on ``[n, *size, n_in]`` with Larq's defaults."""
+    return BinaryLocallyConnected(
+        n_in, filters, tuple(size), kernel_size, strides=strides, rngs=rngs, **_defaults(options)
+    )
+
+
+def _defaults(options: dict[str, Any]) -> dict[str, Any]:
+    return {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True} | options
+
+
+def _two(value: Sizes) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value

@@ -1,0 +1,112 @@
+"""Depthwise and separable convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from binjax.layers.binary import BinaryConv
+from binjax.layers.quantize import QuantizerLike
+from binjax.xnor.geometry import Padding
+
+
+class BinaryDepthwiseConv(BinaryConv):
+    """Each channel convolved alone: :class:`BinaryConv` with as many groups as channels.
+
+    The kernel is ``[kh, kw, 1, n_in·depth_multiplier]``; outputs of one channel stand together,
+    as in Keras.
+
+    Args:
+        n_in: channels.
+        kernel_size: (height, width).
+        depth_multiplier: outputs per channel.
+        **options: see :class:`BinaryConv`.
+
+    Raises:
+        ValueError: a multiplier below 1.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        kernel_size: Sequence[int] = (3, 3),
+        *,
+        depth_multiplier: int = 1,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        if depth_multiplier < 1:
+            raise ValueError(f"BinaryDepthwiseConv: depth_multiplier is {depth_multiplier}")
+        n_out = n_in * depth_multiplier
+        super().__init__(n_in, n_out, kernel_size, groups=n_in, rngs=rngs, **options)
+
+
+class BinarySeparableConv(nnx.Module):
+    """A depthwise convolution and a 1x1 one behind it.
+
+    Larq's layer quantizes nothing between the two, so that its second product is one of floats;
+    ``between_quantizer`` makes it one of bits.
+
+    Args:
+        n_in, n_out: channels.
+        kernel_size, strides, padding, pad_value, dilation, depth_multiplier: of the depthwise
+            convolution.
+        input_quantizer, depthwise_quantizer: of its operands.
+        between_quantizer, pointwise_quantizer: of the 1x1 convolution's.
+        use_bias: of the 1x1 convolution.
+        backend: see :class:`BinaryDense`; "auto" or "float".
+        **options: ``kernel_init``, ``dtype``, ``param_dtype`` of both.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel_size: Sequence[int] = (3, 3),
+        *,
+        strides: Sequence[int] = (1, 1),
+        padding: Padding = "SAME",
+        pad_value: float = 0.0,
+        dilation: Sequence[int] = (1, 1),
+        depth_multiplier: int = 1,
+        input_quantizer: QuantizerLike = "ste_sign",
+        depthwise_quantizer: QuantizerLike = "ste_sign",
+        between_quantizer: QuantizerLike = None,
+        pointwise_quantizer: QuantizerLike = "ste_sign",
+        use_bias: bool = False,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        self.depthwise = BinaryDepthwiseConv(
+            n_in,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            pad_value=pad_value,
+            dilation=dilation,
+            depth_multiplier=depth_multiplier,
+            input_quantizer=input_quantizer,
+            kernel_quantizer=depthwise_quantizer,
+            rngs=rngs,
+            **options,
+        )
+        self.pointwise = BinaryConv(
+            n_in * depth_multiplier,
+            n_out,
+            (1, 1),
+            input_quantizer=between_quantizer,
+            kernel_quantizer=pointwise_quantizer,
+            use_bias=use_bias,
+            rngs=rngs,
+            **options,
+        )
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, n_in]``."""
+        first, second = (None if key is None else jax.random.fold_in(key, i) for i in range(2))
+        return self.pointwise(self.depthwise(x, train=train, key=first), train=train, key=second)
