@@ -1,6 +1,7 @@
 """The networks of Larq's zoo: counts of the published implementation, blocks, small images."""
 
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from binjax.models.options import DEFAULT_COMPUTE, Compute
 from binjax.models.quicknet import Blur, Fixed, residual_block
 from binjax.summary import summarize
 
+RECIPES = sorted((Path(__file__).parents[1] / "configs" / "zoo").glob("*.toml"))
 IMAGENET, CIFAR = (224, 224, 3), (32, 32, 3)
 # What larq 0.13.3 and Keras count for larq_zoo 2.4.0 at 224x224x3 and 1000 classes: parameters of
 # 1 and 32 bits, MACs by bits, trainable and other variables.
@@ -448,6 +450,18 @@ def test_pixels():
     scores = jax.jit(first, static_argnums=1)(images, True)
     expected = jax.jit(first, static_argnums=1)(2 * images.astype(jnp.float32) / 255 - 1, False)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes(path):
+    """A file in configs/zoo loads and is named after its network."""
+    loaded = config.load(path)
+    assert loaded.model.kind in COUNTS and loaded.loss == "cross_entropy"
+    assert path.stem.startswith((loaded.model.kind, "real_to_binary_1"))
+
+
+def test_all_have_recipes():
+    assert {config.load(path).model.kind for path in RECIPES} == set(COUNTS)
 
 
 def test_layers_for_distillation():
