@@ -67,7 +67,8 @@ class BinaryLSTMCell(nnx.Module):
 
     ``i, f, o = sigmoid(...)``, ``g = tanh(...)``, ``c = f c + i g``, ``h = o tanh(c)``, where the
     dots are ``quantize(x) quantize(W) + quantize(h) quantize(U) + b`` (Hochreiter & Schmidhuber
-    1997; with binary weights Ardakani et al. 2019). Kernels are scaled by their mean magnitude unless told
+    1997; with binary weights Ardakani et al. 2019). Kernels are scaled by their mean magnitude
+    unless told
     otherwise: sums of ±1 would saturate the gates. Forget biases begin at 1.
 
     Args:
