@@ -52,7 +52,7 @@ def binary_alexnet(
         raise ValueError(f"binary_alexnet: inflation_ratio is {inflation_ratio}, must be positive")
     small = small_stem("binary_alexnet", stem, input_shape)
     window, stride = (3, 1) if small else (11, 4)
-    check_size("binary_alexnet", input_shape, least_size(lambda side: _last_map(side, stride) > 0))
+    check_size("binary_alexnet", input_shape, least_size(lambda side: last_map(side, stride) > 0))
     shared: dict[str, Any] = {"backend": compute.backend, "dtype": compute.dtype, "rngs": rngs}
     height, width, n = input_shape
     layers: dict[str, nnx.Module] = {}
@@ -81,7 +81,7 @@ def binary_alexnet(
         layers[f"norm{i}"] = _norm(n_out)
         n = n_out
     layers["flatten"] = Flatten()
-    n *= _last_map(height, stride) * _last_map(width, stride)
+    n *= last_map(height, stride) * last_map(width, stride)
     for i, n_out in enumerate((4096, 4096, n_classes), start=6):
         layers[f"dense{i}"] = BinaryDense(n, n_out, **shared)
         layers[f"norm{i}"] = _norm(n_out)
@@ -89,7 +89,8 @@ def binary_alexnet(
     return Sequential(layers, memory=compute.memory)
 
 
-def _last_map(side: int, stride: int) -> int:
+def last_map(side: int, stride: int) -> int:
+    """The side of AlexNet's last map: a convolution with a border, then three 3x3 pools without."""
     side = -(-side // stride)
     for _ in range(3):
         side = pooled(side, 3, 2)

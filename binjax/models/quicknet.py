@@ -48,7 +48,7 @@ class Blur(BinaryConv):
 
     Args:
         n: channels.
-        dtype, rngs: see :class:`binjax.layers.BinaryConv`.
+        compute, rngs: see :func:`binjax.models.mlp`.
     """
 
     def __init__(self, n: int, *, compute: Compute, rngs: nnx.Rngs):

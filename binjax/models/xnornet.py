@@ -16,12 +16,12 @@ from binjax.layers import (
     PixelScale,
     Sequential,
 )
+from binjax.models.alexnet import last_map
 from binjax.models.ends import (
     Stem,
     check_real_stem,
     check_size,
     least_size,
-    pooled,
     real_conv,
     real_dense,
     small_stem,
@@ -58,9 +58,9 @@ def xnornet(
     """
     check_real_stem("xnornet", pixels)
     window, stride = (3, 1) if small_stem("xnornet", stem, input_shape) else (11, 4)
-    check_size("xnornet", input_shape, least_size(lambda side: _last_map(side, stride) > 0))
+    check_size("xnornet", input_shape, least_size(lambda side: last_map(side, stride) > 0))
     height, width, n_in = input_shape
-    map_size = _last_map(height, stride), _last_map(width, stride)
+    map_size = last_map(height, stride), last_map(width, stride)
     whole = min(6, map_size[0]), min(6, map_size[1])
     ends: dict[str, Any] = {"use_bias": False, "compute": compute, "rngs": rngs}
     layers: dict[str, nnx.Module] = {
@@ -101,13 +101,6 @@ def xnornet(
     layers["flatten"] = Flatten()
     layers["dense8"] = real_dense(n * places, n_classes, **ends)
     return Sequential(layers, memory=compute.memory)
-
-
-def _last_map(side: int, stride: int) -> int:
-    side = -(-side // stride)
-    for _ in range(3):
-        side = pooled(side, 3, 2)
-    return side
 
 
 def _norm(n: int, eps: float = 1e-4) -> BatchNorm:
