@@ -10,16 +10,32 @@ from flax import nnx
 from binjax.layers import (
     BatchNorm,
     BinaryConv,
+    BinaryConvTranspose,
     BinaryDense,
+    BinaryGRUCell,
+    BinaryLocallyConnected,
+    BinarySeparableConv,
     BinaryWeight,
     Flatten,
+    GlobalAvgPool,
+    PReLU,
+    Recurrent,
+    Residual,
     Sequential,
     ShiftBatchNorm,
 )
 from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.ste import Stochastic, declare, ste_sign
-from binjax.summary import summarize, table
+from binjax.summary import (
+    Products,
+    arithmetic_effort,
+    as_csv,
+    energy_model,
+    operations,
+    summarize,
+    table,
+)
 
 
 def of_model(kind, shape, **options):
@@ -133,30 +149,37 @@ def test_json(larq):
     assert [layer["name"] for layer in found["layers"]][:2] == ["conv1", "norm1"]
     assert set(found) == {
         *("params", "params_1bit", "params_32bit", "trainable", "keras_params"),
-        *("memory_bytes", "macs", "layers"),
+        *("memory_bytes", "macs", "layers", "params_by_bits", "non_trainable"),
+        *("binary_macs_ratio", "ops", "ace", "energy_model_pj"),
     }
 
 
 def test_table():
     options = {"widths": (16,), "use_bias": False, "input_dropout": 0.0, "hidden_dropout": 0.0}
     found = of_model("mlp", (2, 2, 1), **options, pixels=True, compute=Compute("xla"))
-    assert table(found) == (
-        "layer   kind         output  in/kernel bits  1-bit x 1  32-bit x 1   KiB  MACs  "
-        "product in training\n"
-        "---------------------------------------------------------------------------------------"
-        "------------\n"
-        "dense1  BinaryDense  16                32/1         64           0  0.01    64  "
-        "8-bit pixels, xla\n"
-        "norm1   BatchNorm    16                   -          0          32  0.12     0\n"
-        "dense2  BinaryDense  10                 1/1        160           0  0.02   160  xla\n"
-        "norm2   BatchNorm    10                   -          0          20  0.08     0\n"
-        "\n"
-        "parameters            276 (224 of 1 bit, 52 of 32)\n"
-        "trainable             276\n"
-        "with batch statistics 328\n"
-        "deployed memory       0.000 MiB (in float32 0.001 MiB, 4.7 times as much)\n"
-        "MACs per image        224 (71.43% binary)"
+    lines = table(found).splitlines()
+    assert lines[0] == (
+        "layer   kind         output  in/kernel bits  1-bit x 1  32-bit x 1   KiB  1-bit MACs  "
+        "32-bit MACs  product in training"
     )
+    assert lines[2:] == [
+        "dense1  BinaryDense  16                32/1         64           0  0.01           0  "
+        "         64  8-bit pixels, xla",
+        "norm1   BatchNorm    16                   -          0          32  0.12           0  "
+        "          0",
+        "dense2  BinaryDense  10                 1/1        160           0  0.02         160  "
+        "          0  xla",
+        "norm2   BatchNorm    10                   -          0          20  0.08           0  "
+        "          0",
+        "",
+        "parameters            276 (224 of 1 bit, 52 of 32)",
+        "trainable             276",
+        "with batch statistics 328 (52 of them)",
+        "deployed memory       0.000 MiB (in float32 0.001 MiB, 4.7 times as much)",
+        "MACs per image        224 (71.43% binary)",
+        "OPs, ACE              66, 2,208",
+        "energy, a model       0.000 µJ of arithmetic, 0.0 µJ to read the weights once",
+    ]
 
 
 def test_the_table_of_the_larq_tutorial(larq):
@@ -187,3 +210,63 @@ def test_precision_is_what_quantizers_declare():
     narrow = partial(ste_sign, clip_value=0.5)
     pair = Stochastic(training=lambda key, x: ste_sign(x), evaluation=ste_sign, bits=1)
     assert count(kernel_quantizer=narrow, input_quantizer=pair)[1].macs["1"] == 32
+
+
+def test_costs():
+    """By hand: 64 float by 1-bit products and 160 of 1 by 1 bit, then of 8 by 2 bits."""
+    work = [Products(64, 32, 1), Products(160, 1, 1), Products(10, 8, 2)]
+    assert operations(work) == 64 + 160 / 64 + 10
+    assert arithmetic_effort(work) == 64 * 32 + 160 + 10 * 16
+    model = energy_model(work, 80)
+    assert model["arithmetic"] == pytest.approx(64 * 4.6 + 160 * 0.2 / 32 + 10 * 0.23)
+    assert model["weights_from_dram"] == 10 * 1300
+
+
+def test_layers_beside_dense_and_convolution():
+    rngs = nnx.Rngs(0)
+    model = build(
+        BinaryConv(4, 6, groups=2, rngs=rngs),
+        BinaryConvTranspose(6, 3, (3, 3), strides=2, rngs=rngs),
+        BinaryLocallyConnected(3, 2, (16, 16), 3, rngs=rngs),
+        BinarySeparableConv(2, 5, rngs=rngs),
+        Residual(Sequential({"b": BinaryConv(5, 5, rngs=rngs), "a": BatchNorm(5)})),
+        PReLU(5),
+        GlobalAvgPool(),
+        BinaryDense(5, 2, kernel_quantizer="absmean_ternary", rngs=rngs),
+    )
+    found = summarize(model, (8, 8, 4))
+    rows = {row.name: row for row in found.rows}
+    assert rows["layer0"].macs == 8 * 8 * 9 * 2 * 6
+    assert rows["layer1"].macs == 8 * 8 * 9 * 6 * 3  # for every input, not for every output
+    assert rows["layer1"].output_shape == (16, 16, 3)
+    assert rows["layer2"].macs == rows["layer2"].params_1bit == 14 * 14 * 27 * 2
+    assert rows["layer3/depthwise"].mac_bits == 1
+    assert rows["layer3/depthwise"].macs == 14 * 14 * 9 * 2
+    assert rows["layer3/pointwise"].mac_bits == 32  # nothing is quantized between the two
+    assert rows["layer5"].params_32bit == 5
+    assert rows["layer7"].params_kbit == 10 and rows["layer7"].mac_bits == 2
+    assert found.params_by_bits["2"] == 10
+    assert found.params == sum(found.params_by_bits.values())
+    # In the order in which they are called, and chains in theirs.
+    assert [row.name for row in found.rows] == [
+        *("layer0", "layer1", "layer2", "layer3/depthwise", "layer3/pointwise"),
+        *("layer4/body/b", "layer4/body/a", "layer5", "layer7"),
+    ]
+    text = table(found)
+    assert "2-bit x 1" in text and "2-bit MACs" in text and "10 of 2" in text
+
+
+def test_a_recurrent_layer_is_counted_at_every_step():
+    model = build(Recurrent(BinaryGRUCell(4, 6, rngs=nnx.Rngs(0)), last=True))
+    found = summarize(model, (7, 4))
+    assert {row.name: row.macs for row in found.rows if row.macs} == {
+        "layer0/cell/gates/inputs": 7 * 4 * 18,
+        "layer0/cell/gates/hidden": 7 * 6 * 18,
+    }
+
+
+def test_csv(larq):
+    lines = as_csv(larq).splitlines()
+    assert lines[0].startswith("name,kind,output_shape,input_bits,kernel_bits,params_1bit")
+    assert lines[1].startswith("conv1,BinaryConv,30x30x128,32,1,3456,0,0,432.0,3110400,32,")
+    assert len(lines) == len(larq.rows) + 1

@@ -38,12 +38,15 @@ def run_summary(args: argparse.Namespace) -> int:
 
     from flax import nnx
 
-    from binjax.summary import summarize, table
+    from binjax.summary import as_csv, summarize, table
     from binjax.train import make_model
 
     model = nnx.eval_shape(lambda: make_model(config, shape, classes, nnx.Rngs(0)))
     summary = summarize(model, shape)
-    print(json.dumps(summary.as_json()) if args.json else table(summary))
+    if args.csv:
+        print(as_csv(summary), end="")
+    else:
+        print(json.dumps(summary.as_json()) if args.json else table(summary))
     return 0
 
 

@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     summary.add_argument("--input-shape", nargs=3, type=int, metavar=("H", "W", "C"))
     summary.add_argument("--classes", type=int, metavar="N")
     summary.add_argument("--json", action="store_true", help="print JSON")
+    summary.add_argument("--csv", action="store_true", help="print the layers as CSV")
 
     data = commands.add_parser("data", help="list, fetch and verify image sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -164,6 +164,10 @@ class BinaryLayer(nnx.Module):
             )
         return x.astype(dtype), *self._signs(fused_kernel)
 
+    def macs(self, output_shape: Sequence[int]) -> int:
+        """Multiply-accumulates for one output of this shape, without the batch."""
+        return math.prod(self.kernel.shape) * math.prod(output_shape[:-1])
+
     def check(self, x: jax.Array) -> None:
         """Refuse an input of another shape or, for pixels, dtype."""
         raise NotImplementedError

@@ -60,6 +60,10 @@ class BinaryLocallyConnected(ComposedLayer):
         super().__init__((count, window * n_in, n_out), rngs=rngs, **options)
         self.n_in, self.elements = n_in, window * n_in
 
+    def macs(self, output_shape: Sequence[int]) -> int:
+        """Each weight is used once."""
+        return math.prod(self.kernel.shape)
+
     def check(self, x: jax.Array) -> None:
         """``[n, *size, n_in]``."""
         wanted = (*self.size, self.n_in)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers.binary import BinaryDense
-from binjax.layers.functional import split
 from binjax.layers.quantize import QuantizerLike
+from binjax.layers.recording import record
 
 
 class Cell(Protocol):
@@ -191,18 +191,17 @@ class Recurrent(nnx.Module):
         """x: ``[n, t, n_in]``, at least one step."""
         if x.ndim != 3 or x.shape[1] < 1:
             raise ValueError(f"Recurrent takes [n, t, n_in] inputs, got shape {x.shape}")
-        module: Any = self.cell
-        graphdef, params, stats = split(module)
+        graphdef, state = nnx.split(self.cell)
 
-        def step(state: Any, own: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        def step(before: Any, own: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
             i, now = own
             inner = None if key is None else jax.random.fold_in(key, i)
-            cell = nnx.merge(graphdef, params, stats)
-            y, state = cell(now, state, train=train, key=inner)
-            return state, y
+            y, after = nnx.merge(graphdef, state)(now, before, train=train, key=inner)
+            return after, y
 
         start = self.cell.start(x.shape[0], x.dtype)
         steps = jnp.arange(x.shape[1])
+        record(self, "steps", steps)
         _, y = jax.lax.scan(step, start, (steps, jnp.swapaxes(x, 0, 1)))
         outputs: jax.Array = y[-1] if self.last else jnp.swapaxes(y, 0, 1)
         return outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,10 @@ class BinaryConvTranspose(ComposedLayer):
     padding: str
     output_padding: tuple[int, ...] | None
 
+    def macs(self, output_shape: Sequence[int]) -> int:
+        """The whole kernel for every input."""
+        return math.prod(self.kernel.shape) * math.prod(_input_sizes(self, output_shape))
+
     def check(self, x: jax.Array) -> None:
         """``[n, h, w, n_in]``."""
         if x.ndim != 4 or x.shape[-1] != self.n_in:
@@ -88,6 +93,10 @@ class BinaryConvTranspose3D(ComposedLayer):
     strides: tuple[int, ...]
     padding: str
     output_padding: tuple[int, ...] | None
+
+    def macs(self, output_shape: Sequence[int]) -> int:
+        """The whole kernel for every input."""
+        return math.prod(self.kernel.shape) * math.prod(_input_sizes(self, output_shape))
 
     def check(self, x: jax.Array) -> None:
         """``[n, d, h, w, n_in]``."""
@@ -161,6 +170,20 @@ def _spread(
                 left : left + (y.shape[2] - 1) * right + 1 : right,
             ].set(y)
     return full
+
+
+def _input_sizes(layer: Any, output_shape: Sequence[int]) -> list[int]:
+    sizes = []
+    for axis, (size, k, s) in enumerate(
+        zip(output_shape, layer.kernel_size, layer.strides, strict=False)
+    ):
+        same = layer.padding == "SAME"
+        if layer.output_padding is not None:
+            ends = k - (2 * (k // 2) if same else 0) + layer.output_padding[axis]
+            sizes.append((size - ends) // s + 1)
+        else:
+            sizes.append((size if same else size - max(k - s, 0)) // s)
+    return sizes
 
 
 def _crop(layer: Any, full: jax.Array, sizes: Sequence[int]) -> jax.Array:
