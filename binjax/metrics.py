@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,64 @@ def flip_ratio(old: ArrayLike, new: ArrayLike) -> jax.Array:
     if old.shape != new.shape:
         raise ValueError(f"flip_ratio: shapes {old.shape} and {new.shape} differ")
     return jnp.mean(sign(old) != sign(new), dtype=jnp.float32)
+
+
+def c2i_ratio(initial: ArrayLike, now: ArrayLike) -> jax.Array:
+    """Correlation to the initialization: 1 less twice the share of signs that differ from it.
+
+    1 where all signs are those of the start, 0 where half of them have flipped, as by chance
+    (Liu et al. 2021, "How do Adam and training strategies help BNNs optimization", §4.3; their FF
+    ratio is :func:`flip_ratio` between two steps).
+
+    Args:
+        initial, now: latent or binary weights of one shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    return 1 - 2 * flip_ratio(initial, now)
+
+
+def dead_weights(weights: ArrayLike, clip_value: float = 1.0) -> jax.Array:
+    """Share of latent weights with ``|w| >= clip_value``: at the bound, or past any gradient."""
+    return jnp.mean(jnp.abs(jnp.asarray(weights)) >= clip_value, dtype=jnp.float32)
+
+
+def sign_margin(x: ArrayLike) -> jax.Array:
+    """How far pre-activations stand from their sign's threshold, in standard deviations.
+
+    Mean over channels of ``mean(|x|)/std(x)``: about .8 for a normal distribution around zero, more
+    where signs are decided; a channel of one value, whose sign never changes, is left out (0 if
+    all are).
+
+    Args:
+        x: ``[..., channels]``; over all axes but the last.
+
+    Returns:
+        float32 scalar.
+    """
+    wide = jnp.asarray(x, jnp.float32)
+    axes = tuple(range(wide.ndim - 1))
+    spread = jnp.std(wide, axes)
+    some = spread > 0
+    margins = jnp.where(some, jnp.mean(jnp.abs(wide), axes) / jnp.where(some, spread, 1), 0)
+    return jnp.sum(margins) / jnp.maximum(jnp.sum(some), 1)
+
+
+def gradient_cosine(ours: Any, other: Any) -> jax.Array:
+    """Cosine of the angle between two gradients of one structure; float32, 0 if one is zero.
+
+    Of the straight-through gradient and that of another surrogate on one batch, it says how much
+    the choice of the surrogate matters (gradient mismatch: Lin et al. 2020, RBNN, §3.3).
+
+    Raises:
+        ValueError: the structures differ.
+    """
+    pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(other), strict=True))
+    products = [(jnp.vdot(a, b), jnp.vdot(a, a), jnp.vdot(b, b)) for a, b in pairs]
+    dot, left, right = jnp.sum(jnp.asarray(products, jnp.float32), 0)
+    norm = jnp.sqrt(left) * jnp.sqrt(right)
+    return jnp.where(norm > 0, dot / jnp.where(norm > 0, norm, 1), 0)
 
 
 def saturation(x: ArrayLike, clip_value: float = 1.0) -> jax.Array:

@@ -130,3 +130,38 @@ def test_under_jit(rng):
     x = rng.normal(size=(16, 4)).astype(np.float32)
     for function in (metrics.saturation, metrics.sign_entropy):
         assert float(jax.jit(function)(x)) == pytest.approx(float(function(x)), abs=1e-6)
+
+
+def test_correlation_to_the_initialization():
+    old = jnp.asarray([0.5, -0.5, 0.0, -1.0])
+    assert metrics.c2i_ratio(old, old * 3) == 1
+    assert metrics.c2i_ratio(old, jnp.asarray([-0.5, 0.5, 0.0, -1.0])) == 0
+    assert metrics.c2i_ratio(old, jnp.asarray([-0.5, 0.5, -1.0, 1.0])) == -1
+
+
+def test_dead_weights():
+    w = jnp.asarray([1, -1, BELOW, -ABOVE, 0, np.inf], jnp.float32)
+    np.testing.assert_allclose(metrics.dead_weights(w), 4 / 6)
+    np.testing.assert_allclose(metrics.dead_weights(w, 2.0), 1 / 6, rtol=1e-6)
+
+
+def test_margins(rng):
+    x = rng.normal(1, 2, (7, 5, 3)).astype(np.float32)
+    x[..., 2] = 4  # a channel that never changes
+    flat = x[..., :2].reshape(-1, 2).astype(np.float64)
+    expected = np.mean(np.abs(flat).mean(0) / flat.std(0))
+    np.testing.assert_allclose(jax.jit(metrics.sign_margin)(x), expected, rtol=1e-5)
+    assert metrics.sign_margin(jnp.ones((4, 2))) == 0
+
+
+def test_gradient_cosine(rng):
+    a = {"w": rng.normal(size=(3, 4)).astype(np.float32), "b": np.float32([1, 2])}
+    b = {"w": rng.normal(size=(3, 4)).astype(np.float32), "b": np.float32([-1, 0.5])}
+    x, y = (np.concatenate([t["w"].ravel(), t["b"]]).astype(np.float64) for t in (a, b))
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    np.testing.assert_allclose(metrics.gradient_cosine(a, b), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.gradient_cosine(a, a), 1, rtol=1e-6)
+    zeros = jax.tree.map(np.zeros_like, a)
+    assert metrics.gradient_cosine(a, zeros) == 0
+    with pytest.raises(ValueError, match="zip"):
+        metrics.gradient_cosine(a, {"w": a["w"]})

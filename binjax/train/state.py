@@ -66,11 +66,12 @@ def binary_weights(params: Any, mask: Any) -> dict[str, jax.Array]:
 
 
 def activation_telemetry(recorded: Recorded) -> Recorded:
-    """Saturation and sign entropy of each layer's recorded pre-activations."""
+    """Saturation, sign entropy and margin of each layer's recorded pre-activations."""
     return {
         layer: {
             "saturated": metrics.saturation(values["preactivation"]),
             "sign_entropy": metrics.sign_entropy(values["preactivation"]),
+            "sign_margin": metrics.sign_margin(values["preactivation"]),
         }
         for layer, values in recorded.items()
         if "preactivation" in values

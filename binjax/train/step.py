@@ -183,8 +183,9 @@ def make_telemetry(
 ) -> Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]:
     """``telemetry(state, images)``: per layer, scalars on the device; jitted.
 
-    ``flip_ratio`` since the epoch's start for layers with binary weights; ``saturated`` and
-    ``sign_entropy`` on the given images for layers that binarize their input.
+    ``flip_ratio`` since the epoch's start and ``dead`` (latent weights at their bound) for layers
+    with binary weights; ``saturated``, ``sign_entropy`` and ``sign_margin`` on the given images for
+    layers that binarize their input.
     """
 
     def telemetry(state: TrainState, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -192,7 +193,8 @@ def make_telemetry(
         found = activation_telemetry(recorded)
         weights = binary_weights(state.params, mask)
         for layer, ratio in metrics.packed_flip_ratios(state.epoch_signs, weights).items():
-            found[layer] = {"flip_ratio": ratio, **found.get(layer, {})}
+            dead = metrics.dead_weights(weights[layer])
+            found[layer] = {"flip_ratio": ratio, "dead": dead, **found.get(layer, {})}
         return found
 
     return jax.jit(telemetry)
