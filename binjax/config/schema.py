@@ -63,6 +63,8 @@ class Config(Section):
     data: Data = Data()
     model: Model = MLP()
     optimizer: Optimizer = Adam()
+    init_from: str | None = None
+    """run folder whose weights the network starts from, by path; default none"""
     distill: Distill | None = None
     """a teacher to imitate; default none"""
     checkpoint: Checkpoint = Checkpoint()

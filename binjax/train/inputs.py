@@ -21,6 +21,8 @@ from binjax.data.pixels import as_floats, as_pixels
 from binjax.data.prepare import prepare
 from binjax.deploy.floats import PixelScaling
 from binjax.layers import UNIT, PixelScale
+from binjax.layers.quantize import resolve_quantizer
+from binjax.ste import is_sign
 from binjax.train.step import Augment, Preprocess
 from binjax.xnor.pixel_scale import LARGEST_K
 
@@ -142,7 +144,8 @@ def pixel_scale(config: Config) -> PixelScale | None:
                 scale, problem = PixelScale.standard(*numbers), None
                 if max(map(abs, scale)) * LARGEST_K * 255 > np.finfo(np.float32).max:
                     problem = "a deviation in data.scaling that float32 can divide by"
-    if getattr(model, "kernel_quantizer", "ste_sign") == "noop":
+    quantizer = getattr(model, "kernel_quantizer", None)
+    if quantizer is not None and not is_sign(resolve_quantizer(quantizer.model_dump(), 1)):
         problem = "a model.kernel_quantizer that binarizes"
     if problem is not None and first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')

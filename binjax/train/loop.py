@@ -16,6 +16,7 @@ from binjax.config import Config
 from binjax.summary import summarize, table
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
+from binjax.train.initialize import load_weights, start_from
 from binjax.train.inputs import fit_scaling, load_data
 from binjax.train.parallel import Agreement, make_placement
 from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, Silent, stop_signals
@@ -65,6 +66,8 @@ def fit(
     task = make_task(config, *sizes, placement, distill)
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter if placement.lead else Silent(), writer)
+    if not (resume and folder.exists()):
+        run.weights = load_weights(config, dataset, reporter.warn)
     run.progress.data = dataset.fingerprint()
     placement.check_same("settings", config.model_dump(exclude={"data": {"dir", "file"}}))
     placement.check_same("images", run.progress.data)
@@ -106,13 +109,30 @@ def _open(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Any:
     held.enter_context(folder.locked())
     held.callback(run.writer.wait)
     if not resuming:
+        state = _start(run)
         folder.create(config, argv, _summary(run.task, run.dataset), how)
-        return run.task.init()
+        return state
     state = _restore(run)
     folder.note(config)
     for changed in folder.note_start(config, argv, how):
         run.reporter.warn(f"{folder.root}: {changed} changed since the start; bits may differ")
     return state
+
+
+def _start(run: Run) -> TrainState:
+    """The initial state, from another run's weights if there are any."""
+    state, name = run.task.init(), run.task.config.init_from
+    if run.weights is None or name is None:
+        return state
+    state, report = start_from(state, run.weights, name)
+    if report.kept:
+        some = ", ".join(report.kept[:5]) + (" …" if len(report.kept) > 5 else "")
+        run.reporter.warn(
+            f"init_from: {len(report.copied)} arrays come from {name}, {len(report.kept)} do not: "
+            f"{some}"
+        )
+    ready: TrainState = state._replace(params=run.task.ready(state.params))
+    return ready
 
 
 def _summary(task: Task, dataset: data.Dataset) -> str:

@@ -53,12 +53,14 @@ class Task:
     """A config made runnable. See :mod:`binjax.train.step` for the functions.
 
     ``products`` says per layer which kernel multiplies, and why floats do where they do;
-    ``warning``, what will probably not train well.
+    ``warning``, what will probably not train well; ``ready`` makes parameters from elsewhere what
+    the optimizer takes (Bop: ±1).
     """
 
     config: Config
     graphdef: nnx.GraphDef[Any]
     init: Callable[[], TrainState]
+    ready: Callable[[Any], Any]
     gradient: Gradient
     step: Step
     evaluate: Evaluate
@@ -138,11 +140,13 @@ def make_task(
     if distill is not None:
         step = _imitating(step, placement.replicate(distill.teacher.variables))
 
+    def ready(params: Any) -> Any:
+        return binarize_params(params, mask) if flipping else params
+
     @jax.jit
     def init() -> TrainState:
         _, params, stats = split(build())
-        if flipping:
-            params = binarize_params(params, mask)
+        params = ready(params)
         return TrainState(
             params=params,
             stats=stats,
@@ -158,6 +162,7 @@ def make_task(
         config=config,
         graphdef=graphdef,
         init=init,
+        ready=ready,
         gradient=gradient,
         step=step,
         evaluate=make_evaluate(graphdef, loss, preprocess),
