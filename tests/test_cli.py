@@ -315,7 +315,7 @@ def test_eval_needs_a_run(tiny, tmp_path, capsys):
 
 
 def test_summary_of_what_is_not_there(tmp_path, capsys):
-    refused(capsys, "summary", "mlpp", names=["mlpp", "mlp", "larq_cifar10"])
+    refused(capsys, "summary", "mlpp", names=["mlpp", "did you mean mlp"])
     refused(capsys, "summary", tmp_path, names=[tmp_path])
     refused(capsys, "summary", tmp_path / "no.toml", names=["no.toml"])
     refused(capsys, "summary", "larq_cifar10", "--input-shape", 8, 8, 3, names=["8x8", "10x10"])
