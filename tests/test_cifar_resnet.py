@@ -1,5 +1,7 @@
 """The network on which methods are compared: its shapes, its options, packed against floats."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,12 @@ from binjax.models.options import Compute
 from binjax.summary import summarize
 
 SHAPE = (12, 12, 3)
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 INGREDIENTS = [
-    {"shortcut": "block", "downsample": "pad", "activation": "hard_tanh"},
+    SLOW({"shortcut": "block", "downsample": "pad", "activation": "hard_tanh"}),
     {"kernel_quantizer": "xnor_weight_scale", "input_scale": True, "norm_first": True},
     {"scale": "rank1", "activation": "relu"},
-    {"scale": "channel", "activation": "dprelu", "kernel_quantizer": "libra_pb"},
+    SLOW({"scale": "channel", "activation": "dprelu", "kernel_quantizer": "libra_pb"}),
     {"input_quantizer": "rsign", "activation": "rprelu", "downsample": "pad"},
 ]
 

@@ -55,11 +55,14 @@ running = "variance"
 [optimizer]
 glorot_scale = "exact"
 clip = 1.0
+weight_decay = 0.0
+decay_on = "kernels"
 kind = "adam"
 learning_rate = 0.003
 b1 = 0.9
 b2 = 0.999
 eps = 1e-08
+decay = "coupled"
 
 [optimizer.schedule]
 kind = "exponential"

@@ -22,6 +22,8 @@ SMALL = {
     "svhn_convnet": ({"channels": (4, 4), "widths": (8,)}, (8, 8, 3)),
     "larq_cifar10": ({}, (10, 10, 3)),
 }
+# Networks of the zoo take ten seconds and more to compile.
+QUICK = (*SMALL, "cifar_resnet", "birealnet", "resnet_binary")
 PLAIN = """
 epochs = 3
 batch_size = 32
@@ -114,7 +116,10 @@ def tasks_made(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_compile")
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS],
+)
 def test_every_model_steps_twice_and_traces_once(kind, tmp_path, count_traces):
     options, shape = SMALL.get(kind, ({}, (32, 32, 3)))
     words = [f"--model.{name}={list(value)}" for name, value in options.items()]

@@ -223,10 +223,10 @@ def scaled(y: jax.Array, scale: jax.Array | None) -> jax.Array:
 
 
 def plus_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """The sum of y and the bias along the last axis, or y where there is no bias."""
+    """The sum of y and the bias along the last axes, or y where there is no bias."""
     if bias is None:
         return y
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 def _derive(key: jax.Array | None, use: int) -> jax.Array | None:

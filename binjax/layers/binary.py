@@ -168,7 +168,9 @@ class BinaryConv(BinaryLayer):
     def check(self, x: jax.Array) -> None:
         """``[n, h, w, n_in]``."""
         if x.ndim != 4 or x.shape[-1] != self.n_in:
-            raise ValueError(f"BinaryConv takes [n, h, w, {self.n_in}] inputs, got shape {x.shape}")
+            raise ValueError(
+                f"{type(self).__name__} takes [n, h, w, {self.n_in}] inputs, got shape {x.shape}"
+            )
 
     def _float_product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         border = pads(x.shape[1:3], self.kernel_size, self.strides, self.padding, self.dilation)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform, plus_bias, scaled
-from binjax.layers.quantize import QuantizerLike
+from binjax.layers.base import BinaryLayer, glorot_uniform, plus_bias, scaled
+from binjax.layers.grouped import convolve
 from binjax.layers.recording import record
 from binjax.xnor.conv import binary_conv
+from binjax.xnor.geometry import integers
 
 Spans = tuple[tuple[int, int], ...]
+
+OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "input_quantizer": "ste_sign",
+        "kernel_quantizer": "ste_sign",
+        "dropout": 0.0,
+        "use_bias": False,
+        "kernel_init": glorot_uniform,
+        "backend": "auto",
+        "dtype": None,
+        "param_dtype": jnp.float32,
+    }
+)
+"""What all composed layers take, see :class:`binjax.layers.BinaryDense`, and the defaults."""
 
 
 class ComposedLayer(BinaryLayer):
@@ -24,46 +40,44 @@ class ComposedLayer(BinaryLayer):
     """
 
     one_product = False
+    sums = False
+    """Whether results of products are added up."""
 
     def __init__(
         self,
         kernel_shape: Sequence[int],
+        options: Mapping[str, Any],
         *,
         pad_value: float = 0.0,
         groups: int = 1,
-        input_quantizer: QuantizerLike = "ste_sign",
-        kernel_quantizer: QuantizerLike = "ste_sign",
-        use_bias: bool = False,
-        kernel_init: Initializer = glorot_uniform,
-        backend: str = "auto",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        unknown = sorted(options.keys() - OPTIONS.keys())
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}"
+            )
         super().__init__(
             kernel_shape,
             groups=groups,
-            input_quantizer=input_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            dropout=0.0,
             pad_value=pad_value,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
             pixels=False,
-            backend=backend,
-            dtype=dtype,
-            param_dtype=param_dtype,
             rngs=rngs,
+            **{**OPTIONS, **options},
         )
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        """x: inputs, the last axis ``n_in``; ``key`` for a stochastic quantizer in training."""
+        """x: inputs, the last axis ``n_in``; ``key`` for a stochastic quantizer or dropout in
+        training.
+        """
         self.check(x)
         packed = self.floats_because(train=train) is None
         x, kernel, scale = self._quantized(x, train, key, (False, False))
-        y = self._compose(x, kernel.astype(x.dtype), packed)
+        # A sum of several products is rounded once, not product by product.
+        wide = jnp.promote_types(x.dtype, jnp.float32) if self.sums else x.dtype
+        y = self._compose(x.astype(wide), kernel.astype(wide), packed).astype(x.dtype)
         y = plus_bias(scaled(y, scale), None if self.bias is None else self.bias[...])
         record(self, "output", y)
         return y
@@ -98,15 +112,7 @@ class ComposedLayer(BinaryLayer):
         if pad_value != 0:
             x = jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=pad_value)
             border = ((0, 0), (0, 0))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            border,
-            rhs_dilation=dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        return convolve(x, kernel, strides, border, dilation, self.groups)
 
 
 def spans(
@@ -124,29 +130,35 @@ def spans(
     return tuple((int(low), int(high)) for low, high in pairs)
 
 
-def several(layer: str, name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
-    """``n`` positive integers; one stands for all.
+def several(
+    layer: str, name: str, value: int | Sequence[int], n: int, least: int = 1
+) -> tuple[int, ...]:
+    """``n`` integers of at least ``least``; one stands for all.
 
     Raises:
         ValueError: anything else.
     """
-    found = (value,) * n if isinstance(value, int) else tuple(value)
-    if len(found) != n or min(found) < 1:
-        raise ValueError(f"{layer} {name} is {value}; expected {n} positive integers")
+    found = integers(value) or integers((value,)) * n
+    if len(found) != n or min(found) < least:
+        kind = "positive integers" if least == 1 else f"integers of at least {least}"
+        raise ValueError(f"{layer} {name} is {value!r}; expected {n} {kind}")
     return found
 
 
-def check_padding_nd(layer: str, padding: str | Sequence[Sequence[int]], n: int) -> None:
-    """Refuse a padding that is neither "SAME", "VALID" nor ``n`` pairs.
+def check_padding_nd(
+    layer: str, padding: str | Sequence[Sequence[int]], n: int
+) -> str | tuple[tuple[int, ...], ...]:
+    """A padding as a hashable value.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is neither "SAME", "VALID" nor ``n`` pairs, none negative.
     """
     if isinstance(padding, str):
-        good = padding in ("SAME", "VALID")
-    else:
-        good = len(padding) == n and all(len(p) == 2 and min(p) >= 0 for p in padding)
-    if not good:
-        raise ValueError(
-            f'{layer} padding is {padding!r}; choose "SAME", "VALID" or {n} pairs (before, after)'
-        )
+        if padding in ("SAME", "VALID"):
+            return padding
+    elif isinstance(padding, Sequence):
+        pairs = tuple(integers(p) for p in padding)
+        if len(pairs) == n and all(len(p) == 2 and min(p) >= 0 for p in pairs):
+            return pairs
+    pairs_are = "a pair ((before, after),)" if n == 1 else f"{n} pairs (before, after)"
+    raise ValueError(f'{layer} padding is {padding!r}; choose "SAME", "VALID" or {pairs_are}')

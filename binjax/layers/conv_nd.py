@@ -24,11 +24,14 @@ class BinaryConv1D(ComposedLayer):
         pad_value: what padding puts around the *quantized* input: 0, ±1, or any other number for
             a product of floats.
         groups: of channels.
-        **options: quantizers, ``use_bias``, ``backend`` …, see :class:`binjax.layers.BinaryDense`;
-            without ``dropout`` and ``pixels``.
+        **options: ``input_quantizer``, ``kernel_quantizer``, ``dropout``, ``use_bias``,
+            ``kernel_init``, ``backend``, ``dtype``, ``param_dtype``: see
+            :class:`binjax.layers.BinaryDense`.
 
     Raises:
-        ValueError: sizes below 1, unknown padding, causal padding with another value than 0.
+        ValueError: sizes below 1, unknown padding, causal padding with another value than 0,
+            groups that do not divide the channels.
+        TypeError: an unknown option.
     """
 
     def __init__(
@@ -51,17 +54,12 @@ class BinaryConv1D(ComposedLayer):
             several(name, "stride", stride, 1),
             several(name, "dilation", dilation, 1),
         )
-        if padding != "CAUSAL":
-            check_padding_nd(name, padding, 1)
-        elif pad_value != 0:
-            raise ValueError(
-                f"{name}: causal padding puts zeros in front, pad_value is {pad_value:g}; take 0, "
-                "or explicit padding"
-            )
-        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        if padding == "CAUSAL":
+            check_causal(name, pad_value)
+        self.padding = padding if padding == "CAUSAL" else check_padding_nd(name, padding, 1)
         check_groups(groups, n_in, n_out)
         shape = (self.kernel_size, n_in // groups, n_out)
-        super().__init__(shape, groups=groups, pad_value=pad_value, rngs=rngs, **options)
+        super().__init__(shape, options, groups=groups, pad_value=pad_value, rngs=rngs)
 
     def check(self, x: jax.Array) -> None:
         """``[n, t, n_in]``."""
@@ -99,8 +97,11 @@ class BinaryConv3D(ComposedLayer):
         pad_value, groups, **options: see :class:`BinaryConv1D`.
 
     Raises:
-        ValueError: sizes below 1, unknown padding.
+        ValueError: sizes below 1, unknown padding, groups that do not divide the channels.
+        TypeError: an unknown option.
     """
+
+    sums = True
 
     def __init__(
         self,
@@ -120,11 +121,10 @@ class BinaryConv3D(ComposedLayer):
         self.kernel_size = several(name, "kernel_size", kernel_size, 3)
         self.strides = several(name, "strides", strides, 3)
         self.dilation = several(name, "dilation", dilation, 3)
-        check_padding_nd(name, padding, 3)
-        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        self.padding = check_padding_nd(name, padding, 3)
         check_groups(groups, n_in, n_out)
         shape = (*self.kernel_size, n_in // groups, n_out)
-        super().__init__(shape, groups=groups, pad_value=pad_value, rngs=rngs, **options)
+        super().__init__(shape, options, groups=groups, pad_value=pad_value, rngs=rngs)
 
     def check(self, x: jax.Array) -> None:
         """``[n, d, h, w, n_in]``."""
@@ -142,16 +142,14 @@ class BinaryConv3D(ComposedLayer):
             low = high = 0
         stride, step = self.strides[0], self.dilation[0]
         depth = x.shape[1]
-        n_out = (depth + low + high - (self.kernel_size[0] - 1) * step - 1) // stride + 1
+        n_out = max((depth + low + high - (self.kernel_size[0] - 1) * step - 1) // stride + 1, 0)
         total: jax.Array | None = None
         for tap in range(self.kernel_size[0]):
             # Output i sees slice i·stride + tap·step - low; those outside are zeros.
             at = [i * stride + tap * step - low for i in range(n_out)]
             inside = [i for i, d in enumerate(at) if 0 <= d < depth]
-            if not inside:
-                continue
-            first, last = inside[0], inside[-1]
-            part = x[:, at[first] : at[last] + 1 : stride]
+            first, last = (inside[0], inside[-1]) if inside else (0, -1)
+            part = x[:, at[first] : at[last] + 1 : stride] if inside else x[:, :0]
             flat = part.reshape(-1, *part.shape[2:])
             y = self._conv(
                 flat,
@@ -162,9 +160,21 @@ class BinaryConv3D(ComposedLayer):
                 pad_value=self.pad_value,
                 dilation=self.dilation[1:],  # type: ignore[arg-type]
             )
-            y = y.reshape(part.shape[0], len(inside), *y.shape[1:])
+            y = y.reshape(*part.shape[:2], *y.shape[1:])
             y = jnp.pad(y, ((0, 0), (first, n_out - 1 - last), *((0, 0),) * 3))
             total = y if total is None else total + y
-        if total is None:
-            raise ValueError(f"BinaryConv3D: inputs of shape {x.shape} are all padding")
+        assert total is not None
         return total
+
+
+def check_causal(layer: str, pad_value: float) -> None:
+    """Refuse causal padding with another value than 0.
+
+    Raises:
+        ValueError: it is.
+    """
+    if pad_value != 0:
+        raise ValueError(
+            f"{layer}: causal padding puts zeros in front, pad_value is {pad_value:g}; take 0, or "
+            "explicit padding"
+        )

@@ -25,10 +25,11 @@ class BinaryLocallyConnected(ComposedLayer):
         n_in, n_out: channels.
         size: (height, width) of the input, or its length.
         kernel_size, strides: as many numbers, or one for all.
-        **options: see :class:`BinaryConv1D`. Biases are per channel.
+        **options: see :class:`BinaryConv1D`. Biases are per place and channel, as in Keras.
 
     Raises:
         ValueError: sizes below 1, a window that does not fit.
+        TypeError: an unknown option.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class BinaryLocallyConnected(ComposedLayer):
         **options: Any,
     ):
         name = "BinaryLocallyConnected"
-        axes = 1 if isinstance(size, int) else len(size)
+        axes = len(size) if isinstance(size, Sequence) else 1
         if axes not in (1, 2):
             raise ValueError(f"{name}: size is {size}; expected (height, width) or a length")
         self.size = several(name, "size", size, axes)
@@ -57,8 +58,10 @@ class BinaryLocallyConnected(ComposedLayer):
             raise ValueError(f"{name}: windows of {self.kernel_size} do not fit into {self.size}")
         self.places = tuple(places)
         window, count = math.prod(self.kernel_size), math.prod(places)
-        super().__init__((count, window * n_in, n_out), rngs=rngs, **options)
+        super().__init__((count, window * n_in, n_out), options, rngs=rngs)
         self.n_in, self.elements = n_in, window * n_in
+        if self.bias is not None:
+            self.bias = nnx.Param(jnp.zeros((*places, n_out), self.bias.dtype))
 
     def macs(self, output_shape: Sequence[int]) -> int:
         """Each weight is used once."""

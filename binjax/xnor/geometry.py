@@ -107,7 +107,7 @@ def pads(
         window = [(taps - 1) * d + 1 for taps, d in zip(kernel, dilation, strict=True)]
         high, wide = lax.padtype_to_pads(image, window, strides, padding)
         return (int(high[0]), int(high[1])), (int(wide[0]), int(wide[1]))
-    found = [_integers(axis) for axis in padding]
+    found = [integers(axis) for axis in padding]
     if [len(axis) for axis in found] != [2, 2] or min(p for axis in found for p in axis) < 0:
         raise ValueError(
             f"padding is {padding}; explicit padding is ((top, bottom), (left, right)), none "
@@ -123,13 +123,13 @@ def pair(name: str, value: Sequence[int]) -> Pair:
     Raises:
         ValueError: anything else.
     """
-    found = _integers(value)
+    found = integers(value)
     if len(found) != 2 or min(found) < 1:
         raise ValueError(f"{name} is {value}; expected two positive integers")
     return found[0], found[1]
 
 
-def _integers(values: object) -> tuple[int, ...]:
+def integers(values: object) -> tuple[int, ...]:
     """The integers of a sequence; empty if it is something else."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return ()
