@@ -79,9 +79,10 @@ class BinaryLayer(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
         groups: int = 1,
+        n_in: int | None = None,
     ):
-        *before, n_in, n_out = kernel_shape
-        n_in *= groups
+        *before, rows, n_out = kernel_shape
+        n_in = rows * groups if n_in is None else n_in
         for name, size in (("n_in", n_in), ("n_out", n_out)):
             if size < 1:
                 raise ValueError(f"{type(self).__name__}: {name} is {size}, must be at least 1")
@@ -92,7 +93,7 @@ class BinaryLayer(nnx.Module):
         self.pixels = UNIT if pixels is True else pixels or None
         self.backend, self.dtype = backend, dtype
         self.taps = math.prod(before)
-        self.elements = self.taps * (n_in // groups)
+        self.elements = self.taps * rows
         check_choice(type(self).__name__, backend, self.operands)
         value = kernel_init(rngs.params(), tuple(kernel_shape), param_dtype)
         self.kernel = _kernel(value, self.kernel_quantizer)

@@ -50,6 +50,7 @@ class ComposedLayer(BinaryLayer):
         *,
         pad_value: float = 0.0,
         groups: int = 1,
+        n_in: int | None = None,
         rngs: nnx.Rngs,
     ):
         unknown = sorted(options.keys() - OPTIONS.keys())
@@ -60,6 +61,7 @@ class ComposedLayer(BinaryLayer):
         super().__init__(
             kernel_shape,
             groups=groups,
+            n_in=n_in,
             pad_value=pad_value,
             pixels=False,
             rngs=rngs,

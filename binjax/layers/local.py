@@ -58,8 +58,8 @@ class BinaryLocallyConnected(ComposedLayer):
             raise ValueError(f"{name}: windows of {self.kernel_size} do not fit into {self.size}")
         self.places = tuple(places)
         window, count = math.prod(self.kernel_size), math.prod(places)
-        super().__init__((count, window * n_in, n_out), options, rngs=rngs)
-        self.n_in, self.elements = n_in, window * n_in
+        super().__init__((count, window * n_in, n_out), options, n_in=n_in, rngs=rngs)
+        self.taps, self.elements = 1, window * n_in
         if self.bias is not None:
             self.bias = nnx.Param(jnp.zeros((*places, n_out), self.bias.dtype))
 
