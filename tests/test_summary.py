@@ -260,8 +260,8 @@ def test_a_recurrent_layer_is_counted_at_every_step():
     model = build(Recurrent(BinaryGRUCell(4, 6, rngs=nnx.Rngs(0)), last=True))
     found = summarize(model, (7, 4))
     assert {row.name: row.macs for row in found.rows if row.macs} == {
-        "layer0/cell/gates/inputs": 7 * 4 * 18,
-        "layer0/cell/gates/hidden": 7 * 6 * 18,
+        "layer0/cell/inputs": 7 * 4 * 18,
+        "layer0/cell/hidden": 7 * 6 * 18,
     }
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.ste import hard_tanh
+from binjax.ste import hard_sigmoid, hard_tanh
 
 
 def leaky_tanh(x: jax.Array, alpha: float = 0.2) -> jax.Array:
@@ -29,6 +29,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
         "gelu": jax.nn.gelu,
         "tanh": jnp.tanh,
         "sigmoid": jax.nn.sigmoid,
+        "hard_sigmoid": hard_sigmoid,
     }
 )
 """Functions without parameters by name."""

@@ -8,177 +8,160 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from binjax.layers.activation import ACTIVATIONS, Activation
 from binjax.layers.binary import BinaryDense
 from binjax.layers.quantize import QuantizerLike
 from binjax.layers.recording import record
 
 
 class Cell(Protocol):
-    """One step in time."""
+    """One step in time, in two parts, of which the first needs no state."""
 
     def start(self, n: int, dtype: Any) -> Any:
-        """The state before the first step, of ``n`` sequences."""
+        """The state before the first step, of ``n`` sequences of inputs of this dtype."""
 
-    def __call__(
-        self, x: jax.Array, state: Any, *, train: bool = False, key: jax.Array | None = None
+    def prepare(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
+        """From inputs ``[..., n_in]`` of one step or several to what :meth:`step` takes."""
+
+    def step(
+        self, prepared: jax.Array, state: Any, *, train: bool, key: jax.Array | None
     ) -> tuple[jax.Array, Any]:
-        """From ``[n, n_in]`` and the state to the output ``[n, n_out]`` and the next state."""
+        """From ``[n, ...]`` and the state to the output ``[n, n_out]`` and the next state."""
 
 
-class _Gates(nnx.Module):
+class _BinaryCell(nnx.Module):
     """``count`` gates: quantized input and hidden state times quantized kernels, and biases."""
+
+    count: int
 
     def __init__(
         self,
         n_in: int,
         n_out: int,
-        count: int,
         *,
-        input_quantizer: QuantizerLike,
-        hidden_quantizer: QuantizerLike,
-        kernel_quantizer: QuantizerLike,
+        input_quantizer: QuantizerLike = "ste_sign",
+        hidden_quantizer: QuantizerLike = "ste_sign",
+        kernel_quantizer: QuantizerLike = "magnitude_aware_sign",
+        gate: str = "sigmoid",
+        activation: str = "tanh",
         rngs: nnx.Rngs,
         **options: Any,
     ):
         self.n_in, self.n_out = n_in, n_out
+        self.gate, self.activation = Activation(gate).name, Activation(activation).name
         shared = {"kernel_quantizer": kernel_quantizer, "rngs": rngs, **options}
-        self.inputs = BinaryDense(
-            n_in, count * n_out, input_quantizer=input_quantizer, use_bias=True, **shared
-        )
-        self.hidden = BinaryDense(n_out, count * n_out, input_quantizer=hidden_quantizer, **shared)
+        n = self.count * n_out
+        self.inputs = BinaryDense(n_in, n, input_quantizer=input_quantizer, use_bias=True, **shared)
+        self.hidden = BinaryDense(n_out, n, input_quantizer=hidden_quantizer, **shared)
 
-    def parts(
-        self, x: jax.Array, h: jax.Array, train: bool, key: jax.Array | None
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """The gates' contributions of input and hidden state, ``[n, n_out]`` each."""
-        keys = (None if key is None else jax.random.fold_in(key, i) for i in range(2))
-        both = (
-            layer(value, train=train, key=own)
-            for layer, value, own in zip((self.inputs, self.hidden), (x, h), keys, strict=True)
-        )
-        of_x, of_h = (
-            [y[:, i : i + self.n_out] for i in range(0, y.shape[1], self.n_out)] for y in both
-        )
-        return of_x, of_h
+    def prepare(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
+        """The inputs' part of all gates: ``[..., n_in]`` to ``[..., count·n_out]``."""
+        return self.inputs(x, train=train, key=key)
+
+    def _zeros(self, n: int, dtype: Any) -> jax.Array:
+        computed = dtype if self.hidden.dtype is None else self.hidden.dtype
+        return jnp.zeros((n, self.n_out), jnp.promote_types(dtype, computed))
+
+    def _parts(self, both: jax.Array) -> list[jax.Array]:
+        return jnp.split(both, self.count, -1)
+
+    def _hidden(
+        self, h: jax.Array, dtype: Any, train: bool, key: jax.Array | None
+    ) -> list[jax.Array]:
+        return self._parts(self.hidden(h, train=train, key=key).astype(dtype))
+
+    def _gate(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.gate](x)
+
+    def _activation(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.activation](x)
 
 
-class BinaryLSTMCell(nnx.Module):
+class BinaryLSTMCell(_BinaryCell):
     """Long short-term memory with products of bits; the cell state stays real.
 
-    ``i, f, o = sigmoid(...)``, ``g = tanh(...)``, ``c = f c + i g``, ``h = o tanh(c)``, where the
-    dots are ``quantize(x) quantize(W) + quantize(h) quantize(U) + b`` (Hochreiter & Schmidhuber
-    1997; with binary weights Ardakani et al. 2019). Kernels are scaled by their mean magnitude
-    unless told
-    otherwise: sums of ±1 would saturate the gates. Forget biases begin at 1.
+    ``i, f, o = gate(...)``, ``g = activation(...)``, ``c = f c + i g``, ``h = o activation(c)``,
+    where the dots are ``quantize(x) quantize(W) + quantize(h) quantize(U) + b`` (Hochreiter &
+    Schmidhuber 1997; with binary weights Ardakani et al. 2019). Kernels are scaled by their mean
+    magnitude unless told otherwise: sums of ±1 would saturate the gates. Columns of the kernels
+    and biases are those of i, f, g, o; forget biases begin at 1.
 
     Args:
         n_in, n_out: features of input and hidden state.
         input_quantizer, hidden_quantizer, kernel_quantizer: see :class:`BinaryDense`. The hidden
-            state is in (-1, 1): ``ste_sign`` passes all its gradients.
-        **options: ``kernel_init``, ``backend``, ``dtype``, ``param_dtype``.
+            state is in (-1, 1): ``ste_sign`` passes all its gradients. It begins at 0, whose sign
+            is +1.
+        gate, activation: names in ``ACTIVATIONS``, such as ``"hard_sigmoid"``, ``"hard_tanh"``.
+        **options: ``kernel_init``, ``dropout``, ``backend``, ``dtype``, ``param_dtype``.
+
+    Raises:
+        ValueError: sizes below 1, unknown names.
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        input_quantizer: QuantizerLike = "ste_sign",
-        hidden_quantizer: QuantizerLike = "ste_sign",
-        kernel_quantizer: QuantizerLike = "magnitude_aware_sign",
-        rngs: nnx.Rngs,
-        **options: Any,
-    ):
-        self.gates = _Gates(
-            n_in,
-            n_out,
-            4,
-            input_quantizer=input_quantizer,
-            hidden_quantizer=hidden_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            rngs=rngs,
-            **options,
-        )
-        assert self.gates.inputs.bias is not None
-        bias = self.gates.inputs.bias
+    count = 4
+
+    def __init__(self, n_in: int, n_out: int, *, rngs: nnx.Rngs, **options: Any):
+        super().__init__(n_in, n_out, rngs=rngs, **options)
+        bias = self.inputs.bias
+        assert bias is not None
         bias[...] = bias[...].at[n_out : 2 * n_out].set(1)
 
     def start(self, n: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Hidden and cell state, zeros ``[n, n_out]``."""
-        zeros = jnp.zeros((n, self.gates.n_out), dtype)
-        return zeros, zeros
+        return self._zeros(n, dtype), self._zeros(n, dtype)
 
-    def __call__(
+    def step(
         self,
-        x: jax.Array,
+        prepared: jax.Array,
         state: tuple[jax.Array, jax.Array],
         *,
-        train: bool = False,
-        key: jax.Array | None = None,
+        train: bool,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """x: ``[n, n_in]``; gives the hidden state, and both states."""
+        """prepared: ``[n, 4 n_out]``; gives the hidden state, and both states."""
         h, c = state
-        of_x, of_h = self.gates.parts(x, h, train, key)
+        of_h = self._hidden(h, h.dtype, train, key)
+        of_x = self._parts(prepared.astype(h.dtype))
         i, f, g, o = (a + b for a, b in zip(of_x, of_h, strict=True))
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        c = self._gate(f) * c + self._gate(i) * self._activation(g)
+        h = self._gate(o) * self._activation(c)
         return h, (h, c)
 
 
-class BinaryGRUCell(nnx.Module):
+class BinaryGRUCell(_BinaryCell):
     """Gated recurrent unit with products of bits.
 
-    ``z, r = sigmoid(...)``, ``g = tanh(quantize(x) W + b + r (quantize(h) U))``,
+    ``z, r = gate(...)``, ``g = activation(quantize(x) W + b + r (quantize(h) U))``,
     ``h = z h + (1 - z) g`` (Cho et al. 2014, with the reset behind the product, as in cuDNN).
-    Arguments as for :class:`BinaryLSTMCell`.
+    Columns are those of z, r, g. Arguments and errors as for :class:`BinaryLSTMCell`.
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        input_quantizer: QuantizerLike = "ste_sign",
-        hidden_quantizer: QuantizerLike = "ste_sign",
-        kernel_quantizer: QuantizerLike = "magnitude_aware_sign",
-        rngs: nnx.Rngs,
-        **options: Any,
-    ):
-        self.gates = _Gates(
-            n_in,
-            n_out,
-            3,
-            input_quantizer=input_quantizer,
-            hidden_quantizer=hidden_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            rngs=rngs,
-            **options,
-        )
+    count = 3
 
     def start(self, n: int, dtype: Any) -> jax.Array:
         """The hidden state, zeros ``[n, n_out]``."""
-        return jnp.zeros((n, self.gates.n_out), dtype)
+        return self._zeros(n, dtype)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        state: jax.Array,
-        *,
-        train: bool = False,
-        key: jax.Array | None = None,
+    def step(
+        self, prepared: jax.Array, state: jax.Array, *, train: bool, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """x: ``[n, n_in]``; gives the hidden state twice."""
-        (zx, rx, gx), (zh, rh, gh) = self.gates.parts(x, state, train, key)
-        z, r = jax.nn.sigmoid(zx + zh), jax.nn.sigmoid(rx + rh)
-        h = z * state + (1 - z) * jnp.tanh(gx + r * gh)
+        """prepared: ``[n, 3 n_out]``; gives the hidden state twice."""
+        zh, rh, gh = self._hidden(state, state.dtype, train, key)
+        zx, rx, gx = self._parts(prepared.astype(state.dtype))
+        z, r = self._gate(zx + zh), self._gate(rx + rh)
+        h = z * state + (1 - z) * self._activation(gx + r * gh)
         return h, h
 
 
 class Recurrent(nnx.Module):
     """A cell along the second axis: ``[n, t, n_in]`` to ``[n, t, n_out]``, under ``lax.scan``.
 
+    In training the inputs of all steps are prepared at once: one gradient of their kernel instead
+    of a sum of many. Variables of the cell do not change in a call.
+
     Args:
-        cell: see :class:`Cell`; step i gets ``fold_in(key, i)``.
+        cell: see :class:`Cell`; of two keys that are derived from ``key`` the inputs get the first,
+            and step i ``fold_in(second, i)``.
         last: give the last step's output only, ``[n, n_out]``.
     """
 
@@ -191,17 +174,24 @@ class Recurrent(nnx.Module):
         """x: ``[n, t, n_in]``, at least one step."""
         if x.ndim != 3 or x.shape[1] < 1:
             raise ValueError(f"Recurrent takes [n, t, n_in] inputs, got shape {x.shape}")
+        start = self.cell.start(x.shape[0], x.dtype)
+        steps = jnp.arange(x.shape[1])
+        first, second = (None if key is None else jax.random.fold_in(key, i) for i in range(2))
         graphdef, state = nnx.split(self.cell)
+        x = jnp.swapaxes(x, 0, 1)
+        if train:
+            x = self.cell.prepare(x, train=True, key=first)
 
         def step(before: Any, own: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
             i, now = own
-            inner = None if key is None else jax.random.fold_in(key, i)
-            y, after = nnx.merge(graphdef, state)(now, before, train=train, key=inner)
+            inner = None if second is None else jax.random.fold_in(second, i)
+            cell = nnx.merge(graphdef, state)
+            # Not so in evaluation: what a step needs is then in the processor's cache.
+            now = now if train else cell.prepare(now, train=False, key=None)
+            y, after = cell.step(now, before, train=train, key=inner)
             return after, y
 
-        start = self.cell.start(x.shape[0], x.dtype)
-        steps = jnp.arange(x.shape[1])
         record(self, "steps", steps)
-        _, y = jax.lax.scan(step, start, (steps, jnp.swapaxes(x, 0, 1)))
+        _, y = jax.lax.scan(step, start, (steps, x))
         outputs: jax.Array = y[-1] if self.last else jnp.swapaxes(y, 0, 1)
         return outputs
