@@ -143,11 +143,12 @@ def fit_zca(images: Images, *, filter_bias: float = 0.1) -> Whitening:
         matrix = (vectors * factors) @ vectors.T
         matrix[np.diag_indices(d)] += rest
     else:
-        covariance = np.zeros((d, d))
+        covariance: npt.NDArray[Any] = np.zeros((d, d))
         for rows in _chunks(images):
             x = flat[rows] - mean
             covariance += x.T @ x
-        values, vectors = np.linalg.eigh(covariance / n)
+        spectrum: tuple[npt.NDArray[Any], npt.NDArray[Any]] = np.linalg.eigh(covariance / n)
+        values, vectors = spectrum
         matrix = (vectors / np.sqrt(np.maximum(values, 0) + filter_bias)) @ vectors.T
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
 
