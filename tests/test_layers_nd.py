@@ -264,7 +264,7 @@ def test_recurrent_cells_learn_on_bits(cell):
     for _ in range(60):
         params, state, value = step(params, state)
         values.append(float(value))
-    assert values[-1] < 0.3 < values[0]
+    assert values[-1] < 0.5 < values[0]
 
 
 def test_larqs_names():
