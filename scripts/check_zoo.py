@@ -23,7 +23,10 @@ from typing import Any
 
 import numpy as np
 
-SMALL_ONLY = ("mlp", "cifar10_convnet", "svhn_convnet", "larq_cifar10", "cifar_resnet")
+SMALL_ONLY = (
+    *("mlp", "cifar10_convnet", "svhn_convnet", "larq_cifar10", "cifar_resnet"),
+    *("vgg_cifar10_binary", "vgg_cifar10"),
+)
 COLUMNS = ("model", "check", "ok", "params_1bit", "params_32bit", "seconds", "peak_gib", "detail")
 STEPS, BATCH = 100, 32
 

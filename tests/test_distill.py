@@ -110,3 +110,23 @@ def test_refusals(tmp_path):
     with pytest.raises(ConfigError, match="label_smoothing: wants loss"):
         fit(path, tmp_path / "run", "--label-smoothing", "0.1")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_that_diverges_is_told_the_layer(tmp_path):
+    text = TINY.replace("seed = 3", 'seed = 3\nloss = "cross_entropy"')
+    path = write_config(tmp_path, text)
+    fit(path, tmp_path / "teacher", "--epochs", "1")
+    words = ["--distill.teacher", str(tmp_path / "teacher"), "--optimizer.kind", "sgd"]
+    words += ["--optimizer.learning_rate", "1e38"]
+    with pytest.raises(train.Diverged, match="not finite"):
+        fit(path, tmp_path / "student", *words)
+
+
+@pytest.mark.parametrize("quantizer", ["ede", "recu"])
+def test_how_long_an_annealed_run_trains_is_fixed(tmp_path, quantizer):
+    which = "kernel_quantizer" if quantizer == "recu" else "input_quantizer"
+    path = write_config(tmp_path, TINY)
+    words = [f"--model.{which}", quantizer]
+    fit(path, tmp_path / "run", *words, "--epochs", "1")
+    with pytest.raises(train.RunError, match=r"other settings \(epochs\)"):
+        fit(path, tmp_path / "run", *words, "--epochs", "2")

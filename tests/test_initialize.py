@@ -1,5 +1,7 @@
 """Starting from another run's weights: by path, with what differs told or refused."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from runs import TINY, Recorder, fit, metrics_lines, write_config
 from binjax import config, train
 from binjax.config import ConfigError
 from binjax.train.initialize import transfer
-from binjax.train.inputs import load_data
 from binjax.train.restore import restore_run
+from binjax.train.sets import load_data
 
 
 def test_transfer_by_path():
@@ -51,6 +53,19 @@ def test_a_binary_network_from_a_real_one(tmp_path):
     assert len(metrics_lines(tmp_path / "binary")) == 3
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_weights_again(tmp_path):
+    path = write_config(tmp_path, TINY)
+    fit(path, tmp_path / "source", "--epochs", "1")
+    words = ["--optimizer.learning_rate", "1e-12", "--init-from", str(tmp_path / "source")]
+    fit(path, tmp_path / "run", *words)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    fit(path, tmp_path / "run", *words)
+    found, source = weights_of(tmp_path / "run"), weights_of(tmp_path / "source")
+    np.testing.assert_allclose(
+        found.params["dense1"]["kernel"], source.params["dense1"]["kernel"], atol=1e-6
+    )
+
+
 def test_bop_starts_from_signs(tmp_path):
     path = write_config(tmp_path, TINY)
     fit(path, tmp_path / "latent", "--epochs", "1")
@@ -69,3 +84,6 @@ def test_refusals(tmp_path):
     with pytest.raises(ConfigError, match=r"dense1/bias has shape \(8,\), in the other network"):
         words = ["--model.widths", "8", "--init-from", str(tmp_path / "other")]
         fit(path, tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="init_from: belongs to `binjax train`"):
+        train.setup(config.load(path, ["--init-from", "x"]))

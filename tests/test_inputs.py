@@ -16,15 +16,8 @@ from binjax.data.augment import random_crop, random_flip
 from binjax.data.color import color_jitter, lighting
 from binjax.data.contrast import fit_zca, gcn, lcn, whiten
 from binjax.data.crops import random_resized_crop
-from binjax.train.inputs import (
-    data_info,
-    fit_scaling,
-    load_data,
-    make_augment,
-    make_preprocess,
-    pixel_scale,
-    pixel_scaling,
-)
+from binjax.train.inputs import make_augment, make_preprocess, pixel_scale, pixel_scaling
+from binjax.train.sets import data_info, fit_scaling, load_data
 
 N_TRAIN, N_TEST, H, W = 96, 40, 8, 7
 RUN = """

@@ -240,7 +240,8 @@ def test_recurrent_cells_learn_on_bits(cell):
         return Sequential({"recurrent": recurrent, "out": real})
 
     graphdef, params, stats = split(make("auto"))
-    x = sign(RNG.normal(size=(64, 6, 4))).astype(np.float32)
+    # Images of its own: those of the module's generator depend on which tests ran before.
+    x = sign(np.random.default_rng(1).normal(size=(64, 6, 4))).astype(np.float32)
     labels = jnp.asarray((x[:, 0, 0] > 0).astype(np.int32))
     x = jnp.asarray(x)
 
@@ -264,7 +265,7 @@ def test_recurrent_cells_learn_on_bits(cell):
     for _ in range(60):
         params, state, value = step(params, state)
         values.append(float(value))
-    assert values[-1] < 0.5 < values[0]
+    assert values[-1] < 0.3 < values[0]
 
 
 def test_larqs_names():

@@ -7,6 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
+
+from binjax.models import MODELS
+from binjax.summary import summarize
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -142,3 +146,25 @@ def test_inference_speeds_are_rows_of_the_csv():
             ms = f"{float(row['median_ms']):.3g}"
             ratio = "" if contestant == "float-xla" else f" ({float(row['ratio']):.3g}×)"
             assert cell == ms + ratio, (net, batch, threads, contestant)
+
+
+ZOO = re.findall(
+    r"^\| `(\w+)`( \(32×32, 10 classes\))? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$",
+    README,
+    re.M,
+)
+
+
+@pytest.mark.parametrize(("kind", "small", "numbers"), [(z[0], z[1], z[2:]) for z in ZOO])
+def test_the_zoo_is_counted(kind, small, numbers):
+    """What `binjax summary MODEL` prints, at the sizes that the table is for."""
+    shape, classes = ((32, 32, 3), 10) if small else ((224, 224, 3), 1000)
+    model = nnx.eval_shape(lambda: MODELS[kind](shape, classes, rngs=nnx.Rngs(0)))
+    found = summarize(model, shape)
+    others = sum(found.macs.values()) - found.macs["1"]
+    counted = [found.params_1bit, found.params_32bit, found.macs["1"], others]
+    assert [int(number.replace(",", "")) for number in numbers] == counted
+
+
+def test_the_zoos_table_is_found():
+    assert len(ZOO) == README.count("| `", README.index("## The zoo"), README.index("## Methods"))

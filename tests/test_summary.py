@@ -20,9 +20,11 @@ from binjax.layers import (
     GlobalAvgPool,
     PReLU,
     Recurrent,
+    Repeat,
     Residual,
     Sequential,
     ShiftBatchNorm,
+    capture,
 )
 from binjax.models import MODELS
 from binjax.models.options import Compute
@@ -263,6 +265,21 @@ def test_a_recurrent_layer_is_counted_at_every_step():
         "layer0/cell/inputs": 7 * 4 * 18,
         "layer0/cell/hidden": 7 * 6 * 18,
     }
+
+
+def test_repeated_blocks_are_recorded_and_counted():
+    def block(rngs):
+        return Sequential({"dense": BinaryDense(8, 8, rngs=rngs), "norm": BatchNorm(8)})
+
+    model = build(Repeat(3, block, rngs=nnx.Rngs(0)), BinaryDense(8, 2, rngs=nnx.Rngs(1)))
+    found = summarize(model, (8,))
+    assert [(row.name, row.params_1bit, row.macs) for row in found.rows] == [
+        ("layer0/block/dense", 3 * 64, 3 * 64),
+        ("layer0/block/norm", 0, 0),
+        ("layer1", 16, 16),
+    ]
+    recorded = capture(nnx.clone(model), jnp.ones((1, 8)))
+    assert set(recorded) == {"layer0/block/dense", "layer1"}
 
 
 def test_csv(larq):

@@ -33,13 +33,22 @@ def run_train(
     key = "file" if config.data.dir is None else "dir"
     path = getattr(config.data, key)
     if path is not None:
-        where = {key: str(Path(path).expanduser().absolute())}
+        where = {key: _absolute(path)}
         config = config.model_copy(update={"data": config.data.model_copy(update=where)})
+    if config.init_from is not None:
+        config = config.model_copy(update={"init_from": _absolute(config.init_from)})
+    if config.distill is not None:
+        where = {"teacher": _absolute(config.distill.teacher)}
+        config = config.model_copy(update={"distill": config.distill.model_copy(update=where)})
 
     if not args.distributed:
         return _train(args, config, argv)
     launch.join(config.parallel.timeout)
     return _leave_on_error(lambda: _train(args, config, argv), guard)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _train(args: argparse.Namespace, config: Config, argv: Sequence[str]) -> int:

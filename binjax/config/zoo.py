@@ -11,13 +11,15 @@ from binjax.config.section import Listed, Positive, Section
 Bits = Annotated[int, Field(ge=1, le=16)]
 
 
-class _Zoo(Section):
+class WithStem(Section):
+    """A network made for ImageNet, which takes small images too."""
+
     stem: Literal["auto", "imagenet", "cifar"] = "auto"
     """what stands in front of the blocks: the published layers, which shrink images (imagenet), or
     layers that don't (cifar); auto: the latter for images less than 50 pixels high"""
 
 
-class BinaryAlexNet(_Zoo):
+class BinaryAlexNet(WithStem):
     """AlexNet with binary kernels in all layers."""
 
     kind: Literal["binary_alexnet"] = "binary_alexnet"
@@ -27,20 +29,20 @@ class BinaryAlexNet(_Zoo):
     """multiplies the channels of all convolutions but the last"""
 
 
-class XnorNet(_Zoo):
+class XnorNet(WithStem):
     """XNOR-Net's AlexNet."""
 
     kind: Literal["xnornet"] = "xnornet"
 
 
-class DoReFaNet(_Zoo):
+class DoReFaNet(WithStem):
     """DoReFa-Net's AlexNet: one-bit kernels, activations of a few bits."""
 
     kind: Literal["dorefanet"] = "dorefanet"
     activations_k_bit: Bits = 2
 
 
-class BiRealNet(_Zoo):
+class BiRealNet(WithStem):
     """Bi-Real Net of 18 layers."""
 
     kind: Literal["birealnet"] = "birealnet"
@@ -48,14 +50,14 @@ class BiRealNet(_Zoo):
     """channels of the first stage"""
 
 
-class BinaryResNetE18(_Zoo):
+class BinaryResNetE18(WithStem):
     """ResNet with a shortcut around every binary convolution."""
 
     kind: Literal["binary_resnet_e18"] = "binary_resnet_e18"
     depth: Literal[18, 34] = 18
 
 
-class _DenseNet(_Zoo):
+class _DenseNet(WithStem):
     growth_rate: Positive = 64
     """channels that each binary convolution adds"""
     initial_filters: Positive = 64
@@ -86,7 +88,7 @@ class BinaryDenseNet45(_DenseNet):
     kind: Literal["binary_densenet45"] = "binary_densenet45"
 
 
-class MeliusNet22(_Zoo):
+class MeliusNet22(WithStem):
     """MeliusNet of 22 layers."""
 
     kind: Literal["meliusnet22"] = "meliusnet22"
@@ -96,7 +98,7 @@ class MeliusNet22(_Zoo):
     """channels behind each stage but the last"""
 
 
-class RealToBinary(_Zoo):
+class RealToBinary(WithStem):
     """Real-to-Binary net, its strong baseline (rescale = rank1) and their teachers (stage)."""
 
     kind: Literal["real_to_binary"] = "real_to_binary"
@@ -107,13 +109,13 @@ class RealToBinary(_Zoo):
     """convolutions are scaled by what dense layers make of their input, or by learned factors"""
 
 
-class ResNet18(_Zoo):
+class ResNet18(WithStem):
     """Real-valued ResNet-18, the first teacher of Real-to-Binary nets."""
 
     kind: Literal["resnet18"] = "resnet18"
 
 
-class QuickNetSmall(_Zoo):
+class QuickNetSmall(WithStem):
     """QuickNet with half the channels in its first two stages."""
 
     kind: Literal["quicknet_small"] = "quicknet_small"
@@ -123,7 +125,7 @@ class QuickNetSmall(_Zoo):
     """channels of each stage; the first a multiple of 4"""
 
 
-class QuickNet(_Zoo):
+class QuickNet(WithStem):
     """QuickNet."""
 
     kind: Literal["quicknet"] = "quicknet"
@@ -133,7 +135,7 @@ class QuickNet(_Zoo):
     """channels of each stage; the first a multiple of 4"""
 
 
-class QuickNetLarge(_Zoo):
+class QuickNetLarge(WithStem):
     """QuickNet with more blocks."""
 
     kind: Literal["quicknet_large"] = "quicknet_large"

@@ -7,12 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from binjax.config.section import Positive, Section
-
-
-class _Stem(Section):
-    stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """what stands in front of the blocks: the published layers, which shrink images (imagenet), or
-    layers that don't (cifar); auto: the latter for images less than 50 pixels high"""
+from binjax.config.zoo import WithStem
 
 
 class VggCifar10Binary(Section):
@@ -31,7 +26,7 @@ class VggCifar10(Section):
     kind: Literal["vgg_cifar10"] = "vgg_cifar10"
 
 
-class AlexNetBinary(_Stem):
+class AlexNetBinary(WithStem):
     """BinaryNet.pytorch's AlexNet, three times as wide, all kernels binary."""
 
     kind: Literal["alexnet_binary"] = "alexnet_binary"
@@ -39,13 +34,13 @@ class AlexNetBinary(_Stem):
     """multiplies the channels of all convolutions but the last"""
 
 
-class AlexNet(_Stem):
+class AlexNet(WithStem):
     """Its real twin."""
 
     kind: Literal["alexnet"] = "alexnet"
 
 
-class ResnetBinary(_Stem):
+class ResnetBinary(WithStem):
     """BinaryNet.pytorch's residual network, all kernels binary."""
 
     kind: Literal["resnet_binary"] = "resnet_binary"
@@ -55,7 +50,7 @@ class ResnetBinary(_Stem):
     """multiplies the channels 16, 32, 64 of the network for small images"""
 
 
-class Resnet(_Stem):
+class Resnet(WithStem):
     """Its real twin."""
 
     kind: Literal["resnet"] = "resnet"
@@ -63,7 +58,7 @@ class Resnet(_Stem):
     """as of resnet_binary"""
 
 
-class _ReActNet(_Stem):
+class _ReActNet(WithStem):
     binary_kernels: bool = True
     """false: real kernels, the first of two training stages"""
 

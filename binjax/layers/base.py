@@ -217,7 +217,7 @@ class BinaryLayer(nnx.Module):
 
 
 def scaled(y: jax.Array, scale: jax.Array | None) -> jax.Array:
-    """Y times a scale along its last axis (or a scalar), or y where there is none."""
+    """The product of y and a scale along its last axis (or a scalar), or y where there is none."""
     if scale is None:
         return y
     return y * scale.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
 _MARK = "passed:"
+Watched = TypeVar("Watched")
 Recorded = dict[str, dict[str, jax.Array]]
 
 
@@ -25,6 +26,21 @@ def record(module: nnx.Module, name: str, value: jax.Array) -> None:
     """Give ``value`` to a surrounding ``nnx.capture``; do nothing outside of one."""
     if hasattr(module, "__captures__"):
         module.sow(nnx.Intermediate, name, value)
+
+
+def unwatched(module: Watched) -> Watched:
+    """The module itself; under a capture, a copy that records nothing.
+
+    For the bodies of loops: what is recorded there cannot leave them, and under a capture a module
+    has variables that its parameters and statistics are not all of.
+    """
+    if not hasattr(module, "__captures__"):
+        return module
+    copy: Watched = nnx.clone(module)
+    for _, inner in nnx.iter_modules(copy):  # type: ignore[arg-type]
+        if hasattr(inner, "__captures__"):
+            del inner.__captures__
+    return copy
 
 
 def capture(model: nnx.Module, x: jax.Array) -> Recorded:

@@ -11,7 +11,7 @@ from flax import nnx
 from binjax.layers.activation import ACTIVATIONS, Activation
 from binjax.layers.binary import BinaryDense
 from binjax.layers.quantize import QuantizerLike
-from binjax.layers.recording import record
+from binjax.layers.recording import record, unwatched
 
 
 class Cell(Protocol):
@@ -177,7 +177,7 @@ class Recurrent(nnx.Module):
         start = self.cell.start(x.shape[0], x.dtype)
         steps = jnp.arange(x.shape[1])
         first, second = (None if key is None else jax.random.fold_in(key, i) for i in range(2))
-        graphdef, state = nnx.split(self.cell)
+        graphdef, state = nnx.split(unwatched(self.cell))
         x = jnp.swapaxes(x, 0, 1)
         if train:
             x = self.cell.prepare(x, train=True, key=first)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers.functional import apply, split
+from binjax.layers.recording import unwatched
 
 
 class Repeat(nnx.Module):
@@ -47,7 +48,7 @@ class Repeat(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: what a block takes."""
-        graphdef, params, stats = split(self.block)
+        graphdef, params, stats = split(unwatched(self.block))
         if hasattr(self, "__captures__"):
             self._record(x, params, stats)
 

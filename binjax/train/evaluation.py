@@ -9,9 +9,9 @@ import jax
 
 from binjax.config import Config
 from binjax.data import Split, eval_batches
-from binjax.train.inputs import load_data
 from binjax.train.restore import restore_run
 from binjax.train.rundir import RunFolder
+from binjax.train.sets import load_data
 from binjax.train.state import Totals
 from binjax.train.task import Task
 

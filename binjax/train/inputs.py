@@ -1,24 +1,18 @@
-"""What happens to images between the data set and the network, as a config says."""
+"""What happens to images between memory and the network, in jit, as a config says."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from binjax import data
 from binjax.config import Config, ConfigError
 from binjax.config.data import FittedScaling, NoScaling, StandardScaling, UnitScaling
 from binjax.data.augment import normalize, random_crop, random_flip, scale_to_unit
 from binjax.data.color import color_jitter, lighting
-from binjax.data.contrast import mean_and_deviation
 from binjax.data.crops import center_crop, random_resized_crop
 from binjax.data.pixels import as_floats, as_pixels
-from binjax.data.prepare import prepare
 from binjax.deploy.floats import PixelScaling
 from binjax.layers import UNIT, PixelScale
 from binjax.layers.quantize import resolve_quantizer
@@ -28,97 +22,6 @@ from binjax.xnor.pixel_scale import LARGEST_K
 
 Scaling = UnitScaling | StandardScaling | FittedScaling | NoScaling
 Shape = tuple[int, int, int]
-
-
-def load_data(config: Config, warn: Callable[[str], None] = warnings.warn) -> data.Dataset:
-    """The config's data set in memory, prepared as ``data.prepare`` says.
-
-    ``image_shape`` is what the network sees; images may be larger (``data.crop_size``).
-
-    Args:
-        config: of a run.
-        warn: told of a damaged file in the cache, which was not used.
-
-    Raises:
-        ConfigError, DataError: no such set, files missing or damaged, too much for memory, a crop
-            larger than the images.
-    """
-    options = config.data
-    found = data.load(
-        options.name,
-        directory=options.dir,
-        validation=options.validation,
-        train_files=options.train_files,
-        limit_train=options.limit_train,
-        limit_test=options.limit_test,
-        file=options.file,
-        function=options.function,
-        image_size=options.image_size,
-        channels=options.channels,
-        memory_gib=options.memory_gib,
-    )
-    shape = _seen(config, found.image_shape)
-    if found.train.images.dtype != np.uint8 and options.scaling.kind != "none":
-        raise ConfigError(
-            f'data.scaling: "{options.scaling.kind}" is for pixels in uint8; the images of '
-            f'{options.function or options.file} are floats: say data.scaling.kind = "none"'
-        )
-    found = prepare(found, options.prepare, warn=warn, memory_gib=options.memory_gib)
-    return replace(found, image_shape=shape)
-
-
-def data_info(config: Config) -> data.Info:
-    """Size and classes of the config's data set, from its table or files.
-
-    Raises:
-        ConfigError, DataError: no such set; one of the user's own that is not as it should be.
-    """
-    options = config.data
-    if options.name not in (*data.DATASETS, *data.CUSTOM):
-        known = ", ".join((*data.DATASETS, *data.CUSTOM))
-        raise ConfigError(f"data.name: {options.name!r} is not one of {known}")
-    info = data.describe(
-        options.name,
-        directory=options.dir,
-        file=options.file,
-        function=options.function,
-        image_size=options.image_size,
-        channels=options.channels,
-    )
-    return replace(info, image_shape=_seen(config, info.image_shape))
-
-
-def count_train(config: Config, info: data.Info) -> int:
-    """Training images of the whole set, less those of validation.
-
-    Raises:
-        ConfigError: a choice of files, whose images only reading them tells.
-    """
-    options = config.data
-    if options.train_files is not None:
-        raise ConfigError("data.train_files: setup needs n_train= with it")
-    held_out = info.default_validation if options.validation is None else options.validation
-    n_train = info.n_train - held_out
-    return min(n_train, options.limit_train or n_train)
-
-
-def fit_scaling(config: Config, dataset: data.Dataset) -> Config:
-    """The config with numbers for "fitted" scaling: "standard", of the set's training images.
-
-    Raises:
-        ConfigError: training images of one value.
-    """
-    scaling = config.data.scaling
-    if not isinstance(scaling, FittedScaling):
-        return config
-    mean, std = mean_and_deviation(dataset.train.images, per_channel=scaling.per == "channel")
-    if min(std) == 0:
-        raise ConfigError(
-            f'data.scaling: "fitted": all pixels of channel {std.index(0)} of the training images '
-            "are the same; take another scaling"
-        )
-    fitted = StandardScaling(mean=tuple(mean), std=tuple(std))
-    return config.model_copy(update={"data": config.data.model_copy(update={"scaling": fitted})})
 
 
 def pixel_scale(config: Config) -> PixelScale | None:
@@ -284,18 +187,6 @@ def _check_augmentation(config: Config, image_shape: Shape) -> None:
         raise ConfigError(
             f"data.lighting: wants red, green and blue, the images have {channels} channels"
         )
-
-
-def _seen(config: Config, held: Shape) -> Shape:
-    """The shape of what the network sees of images in memory."""
-    size = config.data.crop_size
-    if size is None:
-        return held
-    if size[0] > held[0] or size[1] > held[1]:
-        raise ConfigError(
-            f"data.crop_size: {size[0]}x{size[1]} is larger than the images of {held[0]}x{held[1]}"
-        )
-    return (*size, held[2])
 
 
 def _without_numbers() -> ConfigError:

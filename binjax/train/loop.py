@@ -8,21 +8,19 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-from flax import nnx
 
 from binjax import checkpoint, data
 from binjax.checkpoint import CheckpointError
 from binjax.config import Config
-from binjax.summary import summarize, table
+from binjax.train.begin import begin
 from binjax.train.diagnose import find_bad_layer
 from binjax.train.evaluation import evaluate_split, summarize_totals
-from binjax.train.initialize import load_weights, start_from
-from binjax.train.inputs import fit_scaling, load_data
 from binjax.train.parallel import Agreement, make_placement
-from binjax.train.run import Diverged, Interrupted, Progress, Reporter, Run, Silent, stop_signals
-from binjax.train.rundir import RunError, RunFolder
+from binjax.train.run import Diverged, Interrupted, Reporter, Run, Silent, stop_signals
+from binjax.train.rundir import RunFolder
+from binjax.train.sets import fit_scaling, load_data
 from binjax.train.state import TrainState
-from binjax.train.task import Task, make_task
+from binjax.train.task import make_task
 from binjax.train.teacher import load_distillation
 
 _POLL_SECONDS = 0.25
@@ -66,103 +64,18 @@ def fit(
     task = make_task(config, *sizes, placement, distill)
     writer = checkpoint.Writer(folder.checkpoints, config.checkpoint.keep)
     run = Run(task, dataset, folder, reporter if placement.lead else Silent(), writer)
-    if not (resume and folder.exists()):
-        run.weights = load_weights(config, dataset, reporter.warn)
     run.progress.data = dataset.fingerprint()
     placement.check_same("settings", config.model_dump(exclude={"data": {"dir", "file"}}))
     placement.check_same("images", run.progress.data)
     with ExitStack() as held:
         stop = Agreement(placement, held.enter_context(stop_signals()))
-        state = _begin(run, resume, argv, held)
+        state = begin(run, resume, argv, held)
         if task.warning is not None:
             run.reporter.warn(task.warning)
         run.reporter.start(config, run.step, task.steps_per_epoch, task.products)
         while run.progress.epoch < config.epochs:
             state = _epoch(run, state, stop)
         return _finish(run, state)
-
-
-def _begin(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> TrainState:
-    placement = run.task.placement
-    like = jax.eval_shape(run.task.init)
-
-    def work() -> tuple[dict[str, Any], Any]:
-        state = _open(run, resume, argv, held)
-        return run.progress.as_meta(), state
-
-    progress, state = placement.lead_does(work, like)
-    run.progress = Progress(**progress)
-    placed: TrainState = placement.replicate(state)
-    return placed
-
-
-def _open(run: Run, resume: bool, argv: Sequence[str], held: ExitStack) -> Any:
-    """The run folder made, or found and locked while ``held``; the state, not placed yet."""
-    config, folder = run.task.config, run.folder
-    how = {"devices": run.task.placement.n_devices, "products": run.task.products}
-    resuming = resume and folder.exists()
-    if resuming:
-        folder.check_same(config)
-    else:
-        folder.check_free()
-    folder.make()
-    held.enter_context(folder.locked())
-    held.callback(run.writer.wait)
-    if not resuming:
-        state = _start(run)
-        folder.create(config, argv, _summary(run.task, run.dataset), how)
-        return state
-    state = _restore(run)
-    folder.note(config)
-    for changed in folder.note_start(config, argv, how):
-        run.reporter.warn(f"{folder.root}: {changed} changed since the start; bits may differ")
-    return state
-
-
-def _start(run: Run) -> TrainState:
-    """The initial state, from another run's weights if there are any."""
-    state, name = run.task.init(), run.task.config.init_from
-    if run.weights is None or name is None:
-        return state
-    state, report = start_from(state, run.weights, name)
-    if report.kept:
-        some = ", ".join(report.kept[:5]) + (" …" if len(report.kept) > 5 else "")
-        run.reporter.warn(
-            f"init_from: {len(report.copied)} arrays come from {name}, {len(report.kept)} do not: "
-            f"{some}"
-        )
-    ready: TrainState = state._replace(params=run.task.ready(state.params))
-    return ready
-
-
-def _summary(task: Task, dataset: data.Dataset) -> str:
-    state = jax.eval_shape(task.init)
-    model = nnx.merge(task.graphdef, state.params, state.stats)
-    return table(summarize(model, dataset.image_shape)) + "\n"
-
-
-def _restore(run: Run) -> Any:
-    like = jax.eval_shape(run.task.init)
-    restored, problems = checkpoint.restore_latest(run.folder.checkpoints, like)
-    for problem in problems:
-        run.reporter.warn(f"{problem}; falling back to the one before")
-    if restored is None:
-        run.folder.rewind(0)
-        return run.task.init()
-    run.progress = Progress(**restored.meta)
-    if run.step > run.task.config.epochs * run.task.steps_per_epoch:
-        raise RunError(
-            f"{run.folder.root}: is in epoch {run.progress.epoch + 1} already, "
-            f"epochs = {run.task.config.epochs} is less; give --out another folder"
-        )
-    if run.progress.data != run.dataset.fingerprint():
-        raise RunError(
-            f"{run.folder.root}: was trained on other images than those in "
-            f"{run.task.config.data.dir or 'the data folder'}; give --out another folder"
-        )
-    checkpoint.set_aside(run.folder.checkpoints, restored.step)
-    run.folder.rewind(restored.step)
-    return restored.tree
 
 
 def _epoch(run: Run, state: TrainState, stop: Agreement) -> TrainState:

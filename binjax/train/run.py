@@ -105,8 +105,6 @@ class Run:
     writer: checkpoint.Writer
     progress: Progress = field(default_factory=Progress)
     clock: float = 0.0
-    weights: Any = None
-    """parameters and statistics of another run to start from, or None"""
 
     @property
     def step(self) -> int:

@@ -103,14 +103,14 @@ class RunFolder:
         """Refuse to go on with a run under other settings.
 
         Where things are, how often the run is saved, over which devices it is split and, unless
-        the learning rate depends on it, how long it trains may change.
+        a rate or an annealed quantizer depends on it, how long it trains may change.
 
         Raises:
             RunError: other settings differ.
             binjax.config.ConfigError: the run's config.toml cannot be read.
         """
         may_change = ["data.dir", "data.file", "data.memory_gib", "checkpoint", "parallel"]
-        if config.optimizer.schedule.kind not in ("exponential", "cosine", "linear"):
+        if not _depends_on_epochs(config):
             may_change.append("epochs")
         keys = configs.differences(configs.load(self.config), config, ignore=may_change)
         if keys:
@@ -203,6 +203,21 @@ class RunFolder:
             except (ImportError, OSError):
                 pass  # no locks on this system (Windows) or this file system
             yield
+
+
+_WHOLE_RUN = ("exponential", "cosine", "linear", "ede", "rbnn", "libra_pb", "recu")
+"""Schedules and annealed quantizers that are told how long the training is."""
+
+
+def _depends_on_epochs(config: Config) -> bool:
+    optimizer, model = config.optimizer, config.model
+    parts = [
+        optimizer.schedule,
+        getattr(optimizer, "gamma_schedule", None),
+        getattr(model, "input_quantizer", None),
+        getattr(model, "kernel_quantizer", None),
+    ]
+    return any(getattr(part, "kind", None) in _WHOLE_RUN for part in parts)
 
 
 def describe_environment(

@@ -20,16 +20,10 @@ from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.optim import binarize_params, variable_mask
 from binjax.train.distill import Distillation
-from binjax.train.inputs import (
-    count_train,
-    data_info,
-    fit_scaling,
-    make_augment,
-    make_preprocess,
-    pixel_scale,
-)
+from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
 from binjax.train.optimizer import free_weights_warning, make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
+from binjax.train.sets import count_train, data_info, fit_scaling
 from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
     Evaluate,
@@ -138,7 +132,8 @@ def make_task(
     gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
     step = make_step(gradient, optimizer)
     if distill is not None:
-        step = _imitating(step, placement.replicate(distill.teacher.variables))
+        teacher = placement.replicate(distill.teacher.variables)
+        gradient, step = _imitating(gradient, teacher), _imitating(step, teacher)
 
     def ready(params: Any) -> Any:
         return binarize_params(params, mask) if flipping else params
@@ -200,8 +195,9 @@ def progress_flags(model: nnx.Module) -> Any:
     return nnx.to_pure_dict(flags)
 
 
-def _imitating(step: Step, teacher: Any) -> Step:
-    return lambda state, images, labels: step(state, images, labels, teacher)
+def _imitating(function: Callable[..., Any], teacher: Any) -> Callable[..., Any]:
+    """A gradient or step with the teacher's variables behind its other arguments."""
+    return lambda state, images, labels: function(state, images, labels, teacher)
 
 
 def setup(
@@ -224,6 +220,9 @@ def setup(
     Raises:
         ConfigError: see :func:`make_task` and :func:`binjax.train.parallel.make_placement`.
     """
+    for key in ("distill", "init_from"):
+        if getattr(config, key) is not None:
+            raise ConfigError(f"{key}: belongs to `binjax train`; setup knows no other runs")
     if dataset is None:
         info = data_info(config)
         sizes = info.image_shape, info.n_classes
