@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from binjax.shift import ap2 as ap2
     from binjax.ste import QUANTIZERS as QUANTIZERS
     from binjax.ste import Stochastic as Stochastic
+    from binjax.ste import absmax as absmax
     from binjax.ste import absmax_int8 as absmax_int8
+    from binjax.ste import absmax_sign as absmax_sign
     from binjax.ste import absmean_ternary as absmean_ternary
     from binjax.ste import adabin_weights as adabin_weights
     from binjax.ste import approx_sign as approx_sign
@@ -96,7 +98,9 @@ _FUNCTIONS = {
     "ste_heaviside": "ste",
     "ste_tern": "ste",
     "xnor_weight_scale": "ste",
+    "absmax": "ste",
     "absmax_int8": "ste",
+    "absmax_sign": "ste",
     "absmean_ternary": "ste",
     "approx_sign": "ste",
     "declare": "ste",

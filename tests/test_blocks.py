@@ -18,11 +18,13 @@ from binjax.layers import (
     GlobalAvgPool,
     LearnedScale,
     MaxPool,
+    Pad,
     PReLU,
     Residual,
     RPReLU,
     Sequential,
     Shift,
+    SqueezeExcite,
     apply,
     apply_watched,
     split,
@@ -125,6 +127,40 @@ def test_pools_with_borders(padding, strides):
     doubled = np.sum(gradient * x)  # of a square, by Euler: twice its value
     np.testing.assert_allclose(doubled, 2 * np.sum((sums / inside) ** 2), rtol=1e-4)
     np.testing.assert_allclose(GlobalAvgPool()(jnp.asarray(x)), x.mean((1, 2)), rtol=1e-5)
+
+
+def test_pools_refuse():
+    for make in (MaxPool, AvgPool):
+        with pytest.raises(ValueError, match="must be smaller than the window"):
+            make((2, 2), padding=((2, 0), (0, 0)))
+    for pool in (MaxPool(), AvgPool(), GlobalAvgPool()):
+        with pytest.raises(ValueError, match=r"takes \[n, h, w, c\] inputs, got shape \(2, 3\)"):
+            pool(jnp.ones((2, 3)))
+    whole = jnp.arange(4, dtype=jnp.int8).reshape(1, 2, 2, 1) - 4
+    np.testing.assert_array_equal(
+        MaxPool((2, 2), padding=((1, 1), (1, 1)))(whole)[0, :, :, 0], [[-4, -3], [-2, -1]]
+    )
+
+
+def test_borders():
+    x = RNG.normal(size=(2, 3, 2, 1)).astype(np.float32)
+    expected = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=-1)
+    np.testing.assert_array_equal(Pad(((1, 0), (0, 2)), -1)(jnp.asarray(x)), expected)
+    with pytest.raises(ValueError, match="Pad: padding is 'SAME'"):
+        Pad("SAME")
+
+
+def test_squeeze_and_excite():
+    gate = SqueezeExcite(8, 3, reduction=4, rngs=nnx.Rngs(0))
+    x = RNG.normal(size=(2, 4, 5, 8)).astype(np.float32)
+    first, second = (np.asarray(m.kernel[...]) for m in (gate.reduce, gate.expand))
+    inner = np.maximum(x.mean((1, 2)) @ first, 0)
+    expected = 1 / (1 + np.exp(-inner @ second))
+    np.testing.assert_allclose(gate(jnp.asarray(x)), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="reduction 16 leaves nothing of 8 channels"):
+        SqueezeExcite(8, reduction=16, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="unknown activation"):
+        SqueezeExcite(8, gate="sigmod", rngs=nnx.Rngs(0))
 
 
 X = np.array([[-2.0, -0.5, 0.0], [0.25, 1.5, -1.0]], np.float32)

@@ -22,6 +22,7 @@ def test_there_are_papers():
     names = {path.stem for path in PAPERS}
     assert {"bnn", "xnor_net", "xnor_net_plus_plus", "dorefa", "bi_real", "ir_net", "recu"} <= names
     assert {"reactnet", "adabin", "bop", "fda_bnn", "rbnn", "bitnet_b158"} <= names
+    assert {"pokebnn", "bnext"} <= names
 
 
 @pytest.mark.parametrize("path", [*PAPERS, *ZOO], ids=lambda path: path.stem)
@@ -35,7 +36,7 @@ def test_configs_build(path):
 
 
 def train(loaded, steps=3):
-    shape = (28, 28, 1) if loaded.model.kind == "mlp" else (12, 12, 3)
+    shape = (28, 28, 1) if loaded.model.kind == "mlp" else (16, 16, 3)
     task = make_task(loaded, shape, 10, 64)
     state, losses = task.init(), []
     rng = np.random.default_rng(0)

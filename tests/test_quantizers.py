@@ -20,6 +20,7 @@ from binjax.layers import (
     BinaryDense,
     LibraPB,
     Progress,
+    ProgressiveSign,
     ReCU,
     RSign,
     ScaledSign,
@@ -214,6 +215,52 @@ def test_bitnet():
     assert np.all(np.isfinite(ste.absmax_int8(jnp.zeros((2, 3)))))
 
 
+@pytest.mark.parametrize(
+    ("per", "axes"), [("tensor", (0, 1)), ("image", 1), ("channel", 0), ("token", 1)]
+)
+def test_absmax(per, axes):
+    w = kernel(16, 6)
+    wide = w.astype(np.float64)
+    for k, positive in ((8, False), (2, False), (4, True), (1, True)):
+        x = np.maximum(wide, 0) if positive else wide
+        n = 2**k - 1 if positive else 2 ** (k - 1) - 1
+        largest = np.abs(x).max(axes, keepdims=True)
+        y, found = pulled(lambda v, k=k, p=positive: ste.absmax(v, k, per, p), w, w)
+        np.testing.assert_allclose(y, np.round(x * n / largest) * largest / n, atol=1e-6)
+        np.testing.assert_array_equal(found, np.where(wide > 0, w, 0) if positive else w)
+    assert not np.any(ste.absmax(jnp.zeros((2, 3)), 4, per))
+    assert ste.absmax(jnp.zeros((0, 3)), 4, per).shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(33, 5), (3, 3, 4, 6)], ids=str)
+def test_half_of_the_largest(shape):
+    w, g = kernel(*shape), kernel(*shape)
+    wide = w.astype(np.float64)
+    half = np.abs(wide).max(tuple(range(w.ndim - 1)), keepdims=True) / 2
+    y, found = pulled(ste.absmax_sign, w, g)
+    np.testing.assert_array_equal(y, reference.sign(wide) * half)
+    np.testing.assert_allclose(found, g, rtol=1e-6)
+    zeros = pulled(ste.absmax_sign, np.zeros(shape, np.float32), g)
+    np.testing.assert_array_equal(zeros, 0)
+
+
+def test_progressive_sign():
+    x = np.array([-2, -1, -0.5, -1e-6, 0, 1e-9, 0.25, 3], np.float32)
+    module = ProgressiveSign(1, t_end=1e-4, until=0.5)
+    for share, temperature in ((0.0, 1.0), (0.25, 1e-2), (0.5, None), (1.0, None)):
+        set_progress(module, share)
+        wide = x.astype(np.float64)
+        expected = reference.sign(wide) if temperature is None else wide / temperature
+        y, found = pulled(module, x, 3 * x)
+        np.testing.assert_allclose(y, np.clip(expected, -1, 1), rtol=1e-5)
+        np.testing.assert_array_equal(found, 3 * x)
+    set_progress(module, 1.0)
+    assert set(np.unique(module(jnp.asarray(x)))) == {-1.0, 1.0}
+    for options in ({"t_end": 0.0}, {"until": 0.0}, {"until": 2.0}):
+        with pytest.raises(ValueError, match="wanted 0 < t_end < 1"):
+            ProgressiveSign(1, **options)
+
+
 def test_annealed_quantizers_follow_the_run():
     x = jnp.linspace(-2, 2, 9)
     wide = np.asarray(x, np.float64)
@@ -266,7 +313,7 @@ def test_transformations(name):
     """Forward mode, Hessian-vector products, vmap and per-example gradients; any dtype."""
     quantizer = ALL[name]
     forward = quantizer
-    if name not in ("noop", "absmean_ternary", "absmax_int8"):  # no custom rule in them
+    if name not in ("noop", "absmean_ternary", "absmax", "absmax_int8"):  # no custom rule in them
         forward = functools.partial(quantizer, autodiff="jvp")
     x = jnp.asarray(kernel(6, 4))
     loss = lambda f: lambda z: jnp.sum(jnp.sin(f(z) * z))  # noqa: E731
@@ -336,7 +383,9 @@ def test_bits_and_signs():
     assert declared["ste_tern"] == declared["absmean_ternary"] == 2
     assert ste.precision(functools.partial(ste.noop, precision=8)) == 8
     no_sign = {name for name, q in ALL.items() if declared[name] == 1 and not ste.is_sign(q)}
-    assert no_sign == {"ste_heaviside", "adabin_weights", "adabin_activations"}
+    assert no_sign == {
+        *("ste_heaviside", "adabin_weights", "adabin_activations", "progressive_sign")
+    }
     layer = BinaryDense(4, 2, input_quantizer="ste_heaviside", rngs=nnx.Rngs(0))
     assert layer.floats_because(train=True) == (
         "the input quantizer ste_heaviside has values other than ±1"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binjax import config as configs
 from binjax.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from binjax.summary import Summary
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -33,21 +38,41 @@ def run_eval(args: argparse.Namespace) -> int:
 
 
 def run_summary(args: argparse.Namespace) -> int:
-    """Print a network's table or JSON."""
+    """Print a network's table, JSON or CSV."""
+    if args.batch is not None and args.batch < 0:
+        raise ConfigError(f"summary --batch: {args.batch} is not a number of images (0: none)")
     config, shape, classes = _network(args)
 
     from flax import nnx
 
-    from binjax.summary import as_csv, summarize, table
+    from binjax.summary import as_csv, summarize
     from binjax.train import make_model
 
     model = nnx.eval_shape(lambda: make_model(config, shape, classes, nnx.Rngs(0)))
-    summary = summarize(model, shape)
+    batch = config.batch_size if args.batch is None else args.batch
+    summary = summarize(model, shape, batch=None if args.csv else batch or None)
     if args.csv:
         print(as_csv(summary), end="")
+    elif args.json:
+        print(json.dumps(summary.as_json()))
     else:
-        print(json.dumps(summary.as_json()) if args.json else table(summary))
+        _show(summary, macs=not args.no_macs)
     return 0
+
+
+def _show(summary: Summary, *, macs: bool) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        from binjax.summary.terminal import fits, rich_tables
+
+        console, tables = Console(), rich_tables(summary, macs=macs)
+        if fits(console, tables):
+            console.print(tables)
+            return
+    from binjax.summary import table
+
+    print(table(summary, macs=macs))
 
 
 def _network(args: argparse.Namespace) -> tuple[Config, tuple[int, int, int], int]:

@@ -85,6 +85,13 @@ def make_parser() -> argparse.ArgumentParser:
     summary.add_argument("--classes", type=int, metavar="N")
     summary.add_argument("--json", action="store_true", help="print JSON")
     summary.add_argument("--csv", action="store_true", help="print the layers as CSV")
+    summary.add_argument("--no-macs", action="store_true", help="leave them out of the table")
+    summary.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images of a step whose kept activations are counted; 0: none (default: the config's)",
+    )
 
     data = commands.add_parser("data", help="list, fetch and verify image sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -9,7 +9,7 @@ from pydantic import Field
 from binjax.config.quantizers import KernelQuantizer, Quantizer, SteSign
 from binjax.config.section import Listed, Positive, Rate, Section, Share
 from binjax.config.zoo import LarqZoo
-from binjax.config.zoo_torch import BinaryNetPyTorch, ReActNets
+from binjax.config.zoo_torch import BinaryNetPyTorch, Since2020
 
 
 class BatchNorm(Section):
@@ -118,6 +118,6 @@ Model = Annotated[
     | CifarResnet
     | LarqZoo
     | BinaryNetPyTorch
-    | ReActNets,
+    | Since2020,
     Field(discriminator="kind"),
 ]

@@ -91,6 +91,17 @@ class SteTern(QuantizerSection):
     clip_value: Clip = 1.0
 
 
+class Absmax(QuantizerSection):
+    """k bits that reach up to the largest magnitude (PokeBNN's real layers)."""
+
+    kind: Literal["absmax"] = "absmax"
+    k_bit: Bits = 8
+    per: Literal["tensor", "image", "channel", "token"] = "tensor"
+    """what shares a scale; kernels: channel"""
+    positive: bool = False
+    """values below 0 become 0"""
+
+
 class Noop(QuantizerSection):
     """No quantization."""
 
@@ -140,6 +151,12 @@ class MagnitudeAwareSign(QuantizerSection):
     """false: gradients pass without the scale, as in ReActNet's code"""
 
 
+class AbsmaxSign(QuantizerSection):
+    """Sign times half of the channel's largest magnitude (PokeBNN)."""
+
+    kind: Literal["absmax_sign"] = "absmax_sign"
+
+
 class XnorWeightScale(QuantizerSection):
     """Sign times the channel's mean magnitude, with its gradient (XNOR-Net)."""
 
@@ -160,6 +177,15 @@ class Recu(QuantizerSection):
     kind: Literal["recu"] = "recu"
     tau_min: Tau = 0.85
     tau_max: Tau = 0.99
+
+
+class ProgressiveSign(QuantizerSection):
+    """Weights that become their signs as a temperature falls (BNext)."""
+
+    kind: Literal["progressive_sign"] = "progressive_sign"
+    t_end: Annotated[float, Field(gt=0, lt=1)] = 1e-7
+    until: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """share of the run after which they are"""
 
 
 class AdaBinWeights(QuantizerSection):
@@ -187,10 +213,12 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Both = SteSign | ApproxSign | SwishSign | Fourier | Ede | Rbnn | Dorefa | SteTern | Noop
+Both = SteSign | ApproxSign | SwishSign | Fourier | Ede | Rbnn | Dorefa | SteTern | Absmax | Noop
 ForInputs = StochasticSign | SteHeaviside | RSign | AdaBinActivations | AbsmaxInt8
 ForKernels = (
     MagnitudeAwareSign
+    | AbsmaxSign
+    | ProgressiveSign
     | XnorWeightScale
     | LibraPb
     | Recu

@@ -1,4 +1,4 @@
-"""Networks that were published in PyTorch, and their options."""
+"""BinaryNet.pytorch's networks, those since 2020, and their options."""
 
 from __future__ import annotations
 
@@ -75,5 +75,44 @@ class ReActNetA(_ReActNet):
     kind: Literal["reactnet_a"] = "reactnet_a"
 
 
-ReActNets = ReActNet18 | ReActNetA
+class PokeBNN(WithStem):
+    """PokeBNN, on ResNet-50's skeleton (published in JAX)."""
+
+    kind: Literal["pokebnn"] = "pokebnn"
+    width: Annotated[float, Field(ge=0.125, le=16, allow_inf_nan=False)] = 1.0
+    """multiplies the channels of the blocks; the paper has 0.5 to 2"""
+    stem_filters: Literal[1, 2, 4, 8, 16, 32, 64] = 32
+    """channels of the first convolution"""
+
+
+class _BNext(WithStem):
+    progressive: bool = False
+    """kernels become signs in the course of the run, as published; until then they are floats"""
+
+
+class BNextT(_BNext):
+    """BNext-T, on MobileNet's skeleton."""
+
+    kind: Literal["bnext_t"] = "bnext_t"
+
+
+class BNextS(_BNext):
+    """BNext-S."""
+
+    kind: Literal["bnext_s"] = "bnext_s"
+
+
+class BNextM(_BNext):
+    """BNext-M."""
+
+    kind: Literal["bnext_m"] = "bnext_m"
+
+
+class BNextL(_BNext):
+    """BNext-L."""
+
+    kind: Literal["bnext_l"] = "bnext_l"
+
+
+Since2020 = ReActNet18 | ReActNetA | PokeBNN | BNextT | BNextS | BNextM | BNextL
 BinaryNetPyTorch = VggCifar10Binary | VggCifar10 | AlexNetBinary | AlexNet | ResnetBinary | Resnet

@@ -10,10 +10,10 @@ from binjax.layers.activation import (
     RPReLU,
     Shift,
 )
-from binjax.layers.annealed import EDE, RBNN, LibraPB, Progress, ReCU, set_progress
+from binjax.layers.annealed import EDE, RBNN, LibraPB, Progress, ProgressiveSign, ReCU, set_progress
 from binjax.layers.base import BinaryWeight
 from binjax.layers.binary import BinaryConv, BinaryDense
-from binjax.layers.block import Concatenate, Dropout, Gate, Residual
+from binjax.layers.block import Beside, Concatenate, Dropout, Gate, Pad, Residual, SqueezeExcite
 from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
 from binjax.layers.functional import apply, apply_watched, split
 from binjax.layers.learned import QUANTIZER_MODULES, AdaBinActivations, RSign, ScaledSign
@@ -25,7 +25,7 @@ from binjax.layers.recording import capture, record
 from binjax.layers.recurrent import BinaryGRUCell, BinaryLSTMCell, Recurrent
 from binjax.layers.regular import Flatten, dropout
 from binjax.layers.repeat import Repeat
-from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv
+from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv, BinarySeparableConv1D
 from binjax.layers.sequential import Sequential
 from binjax.layers.transposed import BinaryConvTranspose, BinaryConvTranspose3D
 from binjax.xnor.pixel_scale import UNIT, PixelScale
@@ -40,6 +40,7 @@ __all__ = [
     "AdaBinActivations",
     "AvgPool",
     "BatchNorm",
+    "Beside",
     "BinaryConv",
     "BinaryConv1D",
     "BinaryConv3D",
@@ -51,6 +52,7 @@ __all__ = [
     "BinaryLSTMCell",
     "BinaryLocallyConnected",
     "BinarySeparableConv",
+    "BinarySeparableConv1D",
     "BinaryWeight",
     "Concatenate",
     "DPReLU",
@@ -63,8 +65,10 @@ __all__ = [
     "LibraPB",
     "MaxPool",
     "PReLU",
+    "Pad",
     "PixelScale",
     "Progress",
+    "ProgressiveSign",
     "RPReLU",
     "RSign",
     "ReCU",
@@ -75,6 +79,7 @@ __all__ = [
     "Sequential",
     "Shift",
     "ShiftBatchNorm",
+    "SqueezeExcite",
     "apply",
     "apply_watched",
     "capture",

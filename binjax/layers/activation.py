@@ -30,6 +30,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
         "tanh": jnp.tanh,
         "sigmoid": jax.nn.sigmoid,
         "hard_sigmoid": hard_sigmoid,
+        "shifted_relu6": jax.nn.hard_sigmoid,
     }
 )
 """Functions without parameters by name."""

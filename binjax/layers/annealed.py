@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from binjax.ste import Autodiff, Factors, ede, factors_of, libra_pb, rbnn, recu
+from binjax.ste import Autodiff, Factors, ede, factors_of, libra_pb, progressive_sign, rbnn, recu
 
 
 class Progress(nnx.Variable[jax.Array]):
@@ -121,3 +121,38 @@ class ReCU(nnx.Module):
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """±1 of x's shape and dtype."""
         return recu(x, self.tau(), autodiff=autodiff)
+
+
+class ProgressiveSign(nnx.Module):
+    """Weights that become signs: :func:`binjax.ste.progressive_sign`, ever colder.
+
+    The temperature goes from 1 to ``t_end`` geometrically over the first part of the run, from then
+    on it is 0. Guo et al. 2022, BNext: .9 to the power of the epoch, below 1e-7 after 153 of 512
+    epochs. Until then the values are not ±1, so products with them are products of floats.
+
+    Args:
+        n: channels; not used.
+        t_end: the last temperature, in (0, 1).
+        until: share of the run after which values are signs, in (0, 1].
+
+    Raises:
+        ValueError: either out of range.
+    """
+
+    bits = 1
+    signs = False
+
+    def __init__(self, n: int, *, t_end: float = 1e-7, until: float = 0.3):
+        del n
+        if not (0 < t_end < 1 and 0 < until <= 1):
+            raise ValueError(
+                f"t_end is {t_end} and until {until}; wanted 0 < t_end < 1 and 0 < until <= 1"
+            )
+        self.t_end, self.until = t_end, until
+        self.progress = Progress(jnp.zeros([]))
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """Within [-1, 1], of x's shape and dtype."""
+        share = self.progress[...] / self.until
+        temperature = jnp.where(share < 1, self.t_end**share, 0).astype(x.dtype)
+        return progressive_sign(x, temperature, autodiff=autodiff)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.activation import Identity
+from binjax.layers.activation import ACTIVATIONS, Activation, Identity
+from binjax.layers.binary import BinaryDense
 from binjax.layers.regular import check_rate, dropout
+from binjax.xnor.geometry import Padding, pads
 
 
 class Residual(nnx.Module):
@@ -44,6 +48,20 @@ class Concatenate(nnx.Module):
         return jnp.concatenate([x, _run(self.body, x, train, key, 0)], -1)
 
 
+class Beside(nnx.Module):
+    """``[left(x), right(x)]`` along the channels."""
+
+    def __init__(self, left: nnx.Module, right: nnx.Module):
+        self.left, self.right = left, right
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: what both take."""
+        halves = [_run(self.left, x, train, key, 0), _run(self.right, x, train, key, 1)]
+        return jnp.concatenate(halves, -1)
+
+
 class Gate(nnx.Module):
     """``body(x)`` times what ``gate(x)`` says, one number per image and channel.
 
@@ -64,6 +82,80 @@ class Gate(nnx.Module):
             raise ValueError(f"Gate: gate gives {scale.shape} for an output of {y.shape}")
         sizes = (scale.shape[0], *(1,) * (y.ndim - 2), scale.shape[-1])
         return y * scale.astype(y.dtype).reshape(sizes)
+
+
+class SqueezeExcite(nnx.Module):
+    """``gate(dense(activation(dense(mean over places))))``: ``[n, ..., n_in]`` to ``[n, n_out]``.
+
+    Hu et al. 2018; what :class:`Gate` multiplies an output by. Both products are real.
+
+    Args:
+        n_in, n_out: channels of what is seen and of what is scaled; n_out defaults to n_in.
+        reduction: there are ``n_in // reduction`` features between the two.
+        activation, gate: names in ``ACTIVATIONS``.
+        rngs, **options: ``use_bias``, ``kernel_init``, ``dtype`` and ``param_dtype`` of both, see
+            :class:`BinaryDense`.
+
+    Raises:
+        ValueError: no feature left between the two, unknown names.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int | None = None,
+        *,
+        reduction: int = 8,
+        activation: str = "relu",
+        gate: str = "sigmoid",
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        inner = n_in // reduction if reduction > 0 else 0
+        if inner < 1:
+            raise ValueError(
+                f"SqueezeExcite: reduction {reduction} leaves nothing of {n_in} channels"
+            )
+        self.activation, self.gate = Activation(activation).name, Activation(gate).name
+        real: dict[str, Any] = {"input_quantizer": None, "kernel_quantizer": None}
+        real |= {"use_bias": use_bias, "rngs": rngs, **options}
+        self.reduce = BinaryDense(n_in, inner, **real)
+        self.expand = BinaryDense(inner, n_in if n_out is None else n_out, **real)
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, ..., n_in]``."""
+        mean = jnp.mean(x, tuple(range(1, x.ndim - 1)))
+        inner = ACTIVATIONS[self.activation](self.reduce(mean))
+        return ACTIVATIONS[self.gate](self.expand(inner))
+
+
+class Pad(nnx.Module):
+    """A border around an NHWC array.
+
+    Args:
+        padding: ``((top, bottom), (left, right))``.
+        value: what it consists of.
+
+    Raises:
+        ValueError: a padding that is not two pairs, or negative.
+    """
+
+    def __init__(self, padding: Padding, value: float = 0.0):
+        if isinstance(padding, str):
+            raise ValueError(f"Pad: padding is {padding!r}; give ((top, bottom), (left, right))")
+        self.padding = pads((1, 1), (1, 1), (1, 1), padding, (1, 1))
+        self.value = value
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, c]``."""
+        if x.ndim != 4:
+            raise ValueError(f"Pad takes [n, h, w, c] inputs, got shape {x.shape}")
+        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)), constant_values=self.value)
 
 
 class Dropout(nnx.Module):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.annealed import EDE, RBNN, LibraPB, ReCU
+from binjax.layers.annealed import EDE, RBNN, LibraPB, ProgressiveSign, ReCU
 from binjax.ste import (
     QUANTIZERS,
     Autodiff,
@@ -132,6 +132,7 @@ QUANTIZER_MODULES: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "rbnn": RBNN,
         "libra_pb": LibraPB,
         "recu": ReCU,
+        "progressive_sign": ProgressiveSign,
         "rsign": RSign,
         "adabin_activations": AdaBinActivations,
         "scaled_sign": ScaledSign,

@@ -1,4 +1,4 @@
-"""Max-pooling whose gradient is fast on CPUs."""
+"""Pooling; of maxima with a gradient that is fast on CPUs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ class MaxPool(nnx.Module):
 
     Args:
         window, strides: (vertical, horizontal).
-        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``; what is outside
-            never wins.
+        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``, smaller than the
+            window; what is outside never wins.
+
+    Raises:
+        ValueError: anything else.
     """
 
     def __init__(
@@ -32,15 +35,17 @@ class MaxPool(nnx.Module):
     ):
         self.window = pair("MaxPool window", window)
         self.strides = self.window if strides is None else pair("MaxPool strides", strides)
-        self.padding = check_padding(padding)
+        self.padding = _check_pads("MaxPool", padding, self.window)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, c]``."""
+        _check_image("MaxPool", x)
         border = pads(x.shape[1:3], self.window, self.strides, self.padding, (1, 1))
         if any(low or high for low, high in border):
-            lowest = jnp.asarray(-jnp.inf, x.dtype)
+            real = jnp.issubdtype(x.dtype, jnp.floating)
+            lowest = -jnp.inf if real else np.iinfo(x.dtype).min
             x = jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=lowest)
         if self.strides == self.window:
             return tiled_max(x, self.window)
@@ -53,9 +58,13 @@ class AvgPool(nnx.Module):
 
     Args:
         window, strides: (vertical, horizontal).
-        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``.
+        padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``, smaller than the
+            window.
         count_padding: divide by the whole window at the border too, as PyTorch does; else by the
             number of elements inside, as Keras does.
+
+    Raises:
+        ValueError: anything else.
     """
 
     def __init__(
@@ -68,12 +77,14 @@ class AvgPool(nnx.Module):
     ):
         self.window = pair("AvgPool window", window)
         self.strides = self.window if strides is None else pair("AvgPool strides", strides)
-        self.padding, self.count_padding = check_padding(padding), count_padding
+        self.padding = _check_pads("AvgPool", padding, self.window)
+        self.count_padding = count_padding
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, c]``."""
+        _check_image("AvgPool", x)
         border = pads(x.shape[1:3], self.window, self.strides, self.padding, (1, 1))
         total = _window_sum(x, self.window, self.strides, border)
         if self.count_padding or not any(low or high for low, high in border):
@@ -103,6 +114,7 @@ class GlobalAvgPool(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, c]``."""
+        _check_image("GlobalAvgPool", x)
         return jnp.mean(x, (1, 2))
 
 
@@ -114,6 +126,23 @@ def check_padding(padding: Padding) -> Padding:
     """
     pads((1, 1), (1, 1), (1, 1), padding, (1, 1))
     return padding if isinstance(padding, str) else tuple(tuple(axis) for axis in padding)
+
+
+def _check_pads(layer: str, padding: Padding, window: Pair) -> Padding:
+    found = check_padding(padding)
+    if not isinstance(found, str) and any(
+        max(pair) >= size for pair, size in zip(found, window, strict=True)
+    ):
+        raise ValueError(
+            f"{layer}: padding {found} makes windows of {window} that see nothing else; it must be "
+            "smaller than the window"
+        )
+    return found
+
+
+def _check_image(layer: str, x: jax.Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"{layer} takes [n, h, w, c] inputs, got shape {x.shape}")
 
 
 def tiled_max(x: jax.Array, window: tuple[int, int]) -> jax.Array:

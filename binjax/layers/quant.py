@@ -4,9 +4,11 @@ Each function returns a layer of this package. Input features come first, since 
 built before they see an input; ``rngs`` is needed. Larq's ``units`` or ``filters``,
 ``kernel_size``, ``strides``, ``padding`` ("valid", "same", "causal"), ``pad_values``,
 ``dilation_rate``, ``groups``, ``use_bias=True``, ``input_quantizer=None`` and
-``kernel_quantizer=None`` mean the same here.
+``kernel_quantizer=None`` mean the same here; ``kernel_initializer`` is a name or a function
+``(key, shape, dtype)``. What our layers do elsewhere (``activation``, ``kernel_constraint``,
+regularizers, ``name``) is refused with a line that says where.
 Kernels of transposed layers have their last two axes the other way round, depthwise ones are
-``[kh, kw, 1, n_in·depth_multiplier]``, locally connected ones ``[places, taps·n_in, n_out]``.
+``[kh, kw, 1, n_in·depth_multiplier]``; scales of kernel quantizers are per output channel of ours.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from flax import nnx
 
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
+from binjax.layers.keras_options import translate, valid_only
 from binjax.layers.local import BinaryLocallyConnected
 from binjax.layers.quantize import QuantizerLike
-from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv
+from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv, BinarySeparableConv1D
 from binjax.layers.transposed import BinaryConvTranspose, BinaryConvTranspose3D
 
 Sizes = int | Sequence[int]
@@ -28,7 +31,7 @@ Sizes = int | Sequence[int]
 
 def QuantDense(n_in: int, units: int, *, rngs: nnx.Rngs, **options: Any) -> BinaryDense:
     """:class:`BinaryDense` with Larq's defaults."""
-    return BinaryDense(n_in, units, rngs=rngs, **_defaults(options))
+    return BinaryDense(n_in, units, rngs=rngs, **_defaults("QuantDense", options))
 
 
 def QuantConv1D(
@@ -55,7 +58,7 @@ def QuantConv1D(
         dilation=dilation_rate,
         groups=groups,
         rngs=rngs,
-        **_defaults(options),
+        **_defaults("QuantConv1D", options),
     )
 
 
@@ -83,7 +86,7 @@ def QuantConv2D(
         dilation=_two(dilation_rate),
         groups=groups,
         rngs=rngs,
-        **_defaults(options),
+        **_defaults("QuantConv2D", options),
     )
 
 
@@ -111,7 +114,7 @@ def QuantConv3D(
         dilation=dilation_rate,
         groups=groups,
         rngs=rngs,
-        **_defaults(options),
+        **_defaults("QuantConv3D", options),
     )
 
 
@@ -138,7 +141,43 @@ def QuantDepthwiseConv2D(
         depth_multiplier=depth_multiplier,
         dilation=_two(dilation_rate),
         rngs=rngs,
-        **_defaults(options | {"kernel_quantizer": depthwise_quantizer}),
+        **_defaults("QuantDepthwiseConv2D", options | {"kernel_quantizer": depthwise_quantizer}),
+    )
+
+
+def QuantSeparableConv1D(
+    n_in: int,
+    filters: int,
+    kernel_size: int,
+    strides: int = 1,
+    padding: str = "valid",
+    pad_values: float = 0.0,
+    dilation_rate: int = 1,
+    depth_multiplier: int = 1,
+    *,
+    input_quantizer: QuantizerLike = None,
+    depthwise_quantizer: QuantizerLike = None,
+    pointwise_quantizer: QuantizerLike = None,
+    use_bias: bool = True,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> BinarySeparableConv1D:
+    """:class:`BinarySeparableConv1D` with Larq's defaults."""
+    return BinarySeparableConv1D(
+        n_in,
+        filters,
+        kernel_size,
+        stride=strides,
+        padding=padding.upper(),
+        pad_value=pad_values,
+        dilation=dilation_rate,
+        depth_multiplier=depth_multiplier,
+        input_quantizer=input_quantizer,
+        depthwise_quantizer=depthwise_quantizer,
+        pointwise_quantizer=pointwise_quantizer,
+        use_bias=use_bias,
+        rngs=rngs,
+        **translate("QuantSeparableConv1D", options),
     )
 
 
@@ -159,10 +198,7 @@ def QuantSeparableConv2D(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> BinarySeparableConv:
-    """:class:`BinarySeparableConv` with Larq's defaults.
-
-    ``QuantSeparableConv1D`` is this one on ``[n, 1, t, n_in]`` with ``kernel_size=(1, k)``.
-    """
+    """:class:`BinarySeparableConv` with Larq's defaults."""
     return BinarySeparableConv(
         n_in,
         filters,
@@ -177,7 +213,7 @@ def QuantSeparableConv2D(
         pointwise_quantizer=pointwise_quantizer,
         use_bias=use_bias,
         rngs=rngs,
-        **options,
+        **translate("QuantSeparableConv2D", options),
     )
 
 
@@ -188,6 +224,7 @@ def QuantConv2DTranspose(
     strides: Sizes = 1,
     padding: str = "valid",
     output_padding: Sizes | None = None,
+    dilation_rate: Sizes = 1,
     *,
     rngs: nnx.Rngs,
     **options: Any,
@@ -200,8 +237,9 @@ def QuantConv2DTranspose(
         strides=strides,
         padding=padding.upper(),
         output_padding=output_padding,
+        dilation=dilation_rate,
         rngs=rngs,
-        **_defaults(options),
+        **_defaults("QuantConv2DTranspose", options),
     )
 
 
@@ -212,6 +250,7 @@ def QuantConv3DTranspose(
     strides: Sizes = 1,
     padding: str = "valid",
     output_padding: Sizes | None = None,
+    dilation_rate: Sizes = 1,
     *,
     rngs: nnx.Rngs,
     **options: Any,
@@ -224,8 +263,9 @@ def QuantConv3DTranspose(
         strides=strides,
         padding=padding.upper(),
         output_padding=output_padding,
+        dilation=dilation_rate,
         rngs=rngs,
-        **_defaults(options),
+        **_defaults("QuantConv3DTranspose", options),
     )
 
 
@@ -235,13 +275,21 @@ def QuantLocallyConnected1D(
     filters: int,
     kernel_size: int,
     strides: int = 1,
+    padding: str = "valid",
     *,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> BinaryLocallyConnected:
     """:class:`BinaryLocallyConnected` on ``[n, size, n_in]`` with Larq's defaults."""
+    valid_only("QuantLocallyConnected1D", padding)
     return BinaryLocallyConnected(
-        n_in, filters, size, kernel_size, strides=strides, rngs=rngs, **_defaults(options)
+        n_in,
+        filters,
+        size,
+        kernel_size,
+        strides=strides,
+        rngs=rngs,
+        **_defaults("QuantLocallyConnected1D", options),
     )
 
 
@@ -251,18 +299,27 @@ def QuantLocallyConnected2D(
     filters: int,
     kernel_size: Sizes,
     strides: Sizes = 1,
+    padding: str = "valid",
     *,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> BinaryLocallyConnected:
     """:class:`BinaryLocallyConnected` on ``[n, *size, n_in]`` with Larq's defaults."""
+    valid_only("QuantLocallyConnected2D", padding)
     return BinaryLocallyConnected(
-        n_in, filters, tuple(size), kernel_size, strides=strides, rngs=rngs, **_defaults(options)
+        n_in,
+        filters,
+        tuple(size),
+        kernel_size,
+        strides=strides,
+        rngs=rngs,
+        **_defaults("QuantLocallyConnected2D", options),
     )
 
 
-def _defaults(options: dict[str, Any]) -> dict[str, Any]:
-    return {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True} | options
+def _defaults(layer: str, options: dict[str, Any]) -> dict[str, Any]:
+    larqs = {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True}
+    return larqs | translate(layer, options)
 
 
 def _two(value: Sizes) -> Sequence[int]:

@@ -10,6 +10,7 @@ from flax import nnx
 _MARK = "passed:"
 Watched = TypeVar("Watched")
 Recorded = dict[str, dict[str, jax.Array]]
+Calls = dict[str, dict[str, tuple[jax.Array, ...]]]
 
 
 class Passed(nnx.Variable[jax.Array]):
@@ -50,25 +51,40 @@ def capture(model: nnx.Module, x: jax.Array) -> Recorded:
     ``preactivation``. The model is changed by it: pass a freshly merged one.
     """
     _, recorded = nnx.capture(model, nnx.Intermediate)(x, train=False)
-    found: Recorded = {}
+    return _first_calls(recorded)
+
+
+def record_calls(model: nnx.Module, x: jax.Array) -> tuple[jax.Array, Calls]:
+    """Scores of an evaluation pass, and what layers record at each of their calls.
+
+    As :func:`capture`, which has the first call only.
+    """
+    scores, recorded = nnx.capture(model, nnx.Intermediate)(x, train=False)
+    found: Calls = {}
     _collect(found, (), nnx.to_pure_dict(recorded))
-    return found
+    return scores, found
 
 
 def flatten_passed(state: Any) -> dict[str, jax.Array]:
     """What :func:`record_passed` gave, by layer path such as ``"stage2/conv1"``."""
-    found: Recorded = {}
-    _collect(found, (), nnx.to_pure_dict(state))
     return {
         f"{chain}/{name.removeprefix(_MARK)}".removeprefix("/"): value
-        for chain, values in found.items()
+        for chain, values in _first_calls(state).items()
         for name, value in values.items()
     }
 
 
-def _collect(found: Recorded, path: tuple[str, ...], value: Any) -> None:
+def _first_calls(state: Any) -> Recorded:
+    found: Calls = {}
+    _collect(found, (), nnx.to_pure_dict(state))
+    return {
+        layer: {name: value[0] for name, value in values.items()} for layer, values in found.items()
+    }
+
+
+def _collect(found: Calls, path: tuple[str, ...], value: Any) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             _collect(found, (*path, str(name)), inner)
     else:
-        found.setdefault("/".join(path[:-1]), {})[path[-1]] = value[0]
+        found.setdefault("/".join(path[:-1]), {})[path[-1]] = value

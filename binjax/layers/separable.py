@@ -9,6 +9,8 @@ import jax
 from flax import nnx
 
 from binjax.layers.binary import BinaryConv
+from binjax.layers.composed import check_padding_nd, several
+from binjax.layers.conv_nd import check_causal
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor.geometry import Padding
 
@@ -110,3 +112,69 @@ class BinarySeparableConv(nnx.Module):
         """x: ``[n, h, w, n_in]``."""
         first, second = (None if key is None else jax.random.fold_in(key, i) for i in range(2))
         return self.pointwise(self.depthwise(x, train=train, key=first), train=train, key=second)
+
+
+class BinarySeparableConv1D(BinarySeparableConv):
+    """:class:`BinarySeparableConv` along time: ``[n, t, n_in]`` to ``[n, t, n_out]``.
+
+    Kernels are ``[1, k, 1, n_in·depth_multiplier]`` and ``[1, 1, n_in·depth_multiplier, n_out]``.
+
+    Args:
+        n_in, n_out: channels.
+        kernel_size, stride, dilation: integers.
+        padding: ``"SAME"``, ``"VALID"``, ``"CAUSAL"`` or ``((before, after),)``.
+        pad_value: of the depthwise convolution; 0 with causal padding.
+        **options: see :class:`BinarySeparableConv`.
+
+    Raises:
+        ValueError: sizes below 1, unknown padding, causal padding with another value than 0.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: str | Sequence[Sequence[int]] = "SAME",
+        pad_value: float = 0.0,
+        dilation: int = 1,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        name = "BinarySeparableConv1D"
+        (k,) = several(name, "kernel_size", kernel_size, 1)
+        (step,), (reach,) = (
+            several(name, "stride", stride, 1),
+            several(name, "dilation", dilation, 1),
+        )
+        border: Padding
+        if padding == "CAUSAL":
+            check_causal(name, pad_value)
+            border = ((0, 0), ((k - 1) * reach, 0))
+        else:
+            along = check_padding_nd(name, padding, 1)
+            border = along if isinstance(along, str) else ((0, 0), *along)
+        super().__init__(
+            n_in,
+            n_out,
+            (1, k),
+            strides=(1, step),
+            padding=border,
+            pad_value=pad_value,
+            dilation=(1, reach),
+            rngs=rngs,
+            **options,
+        )
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, t, n_in]``."""
+        n_in = self.depthwise.n_in
+        if x.ndim != 3 or x.shape[-1] != n_in:
+            raise ValueError(
+                f"BinarySeparableConv1D takes [n, t, {n_in}] inputs, got shape {x.shape}"
+            )
+        return super().__call__(x[:, None], train=train, key=key)[:, 0]

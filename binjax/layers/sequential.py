@@ -38,7 +38,7 @@ class Sequential(nnx.Module):
             raise ValueError(f"memory is {memory!r}; choose {', '.join(map(repr, MEMORIES))}")
         self.names, self.memory = tuple(layers), memory
         for name, layer in layers.items():
-            _check_sums(name, layer, memory)
+            check_sums(name, layer, memory)
             setattr(self, name, layer)
 
     def __call__(
@@ -108,7 +108,12 @@ class Sequential(nnx.Module):
         return y
 
 
-def _check_sums(name: str, layer: nnx.Module, memory: str) -> None:
+def check_sums(name: str, layer: nnx.Module, memory: str) -> None:
+    """Refuse a layer whose sums ``memory`` cannot hold.
+
+    Raises:
+        ValueError: ``"int16"`` for a layer with more than 32767 inputs.
+    """
     if memory != "int16" or not isinstance(layer, BinaryLayer) or layer.pixels:
         return
     if layer.floats_because(train=True) is None and layer.elements > 32767:

@@ -6,12 +6,14 @@ result maps scaled images ``[n, h, w, c]`` to scores ``[n, n_classes]``.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from binjax.layers import Sequential
 from binjax.models.alexnet import binary_alexnet
 from binjax.models.alexnet_owt import alexnet, alexnet_binary
 from binjax.models.birealnet import birealnet
+from binjax.models.bnext import bnext
 from binjax.models.cifar_resnet import cifar_resnet
 from binjax.models.convnet import cifar10_convnet, svhn_convnet
 from binjax.models.densenet import (
@@ -24,6 +26,7 @@ from binjax.models.dorefanet import dorefanet
 from binjax.models.larq import larq_cifar10
 from binjax.models.meliusnet import meliusnet22
 from binjax.models.mlp import mlp
+from binjax.models.pokebnn import pokebnn
 from binjax.models.quicknet import quicknet, quicknet_large, quicknet_small
 from binjax.models.reactnet import reactnet18, reactnet_a
 from binjax.models.real_to_binary import real_to_binary, resnet18
@@ -56,6 +59,11 @@ MODELS: Mapping[str, Callable[..., Sequential]] = MappingProxyType(
         "quicknet_large": quicknet_large,
         "reactnet18": reactnet18,
         "reactnet_a": reactnet_a,
+        "pokebnn": pokebnn,
+        "bnext_t": partial(bnext, size="tiny"),
+        "bnext_s": partial(bnext, size="small"),
+        "bnext_m": partial(bnext, size="middle"),
+        "bnext_l": partial(bnext, size="large"),
         "alexnet_binary": alexnet_binary,
         "alexnet": alexnet,
         "vgg_cifar10_binary": vgg_cifar10_binary,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers import (
     AvgPool,
+    Beside,
     BinaryConv,
     GlobalAvgPool,
     MaxPool,
@@ -134,20 +133,6 @@ def reactnet_a(
     return Sequential(layers, memory=compute.memory)
 
 
-class Twice(nnx.Module):
-    """Two binary 1x1 convolutions of one input, each plus that input, side by side."""
-
-    def __init__(self, left: nnx.Module, right: nnx.Module):
-        self.left, self.right = left, right
-
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """x: ``[n, h, w, c]``; the result has 2c channels."""
-        halves = [self.left(x, train=train) + x, self.right(x, train=train) + x]
-        return jnp.concatenate(halves, -1)
-
-
 def _mobile(
     n: int, n_out: int, stride: int, binary: bool, compute: Compute, rngs: nnx.Rngs
 ) -> Sequential:
@@ -159,7 +144,7 @@ def _mobile(
         layers["pointwise"] = Residual(_binary(n, n, 1, 1, sign, binary, compute, rngs))
     else:
         left, right = (_binary(n, n, 1, 1, sign, binary, compute, rngs) for _ in range(2))
-        layers["pointwise"] = Twice(left, right)
+        layers["pointwise"] = Beside(Residual(left), Residual(right))
     layers["rprelu2"] = RPReLU(n_out)
     return Sequential(layers, memory=compute.memory)
 

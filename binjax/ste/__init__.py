@@ -20,7 +20,7 @@ from binjax.ste.core import (
     precision,
     straight_through,
 )
-from binjax.ste.levels import absmax_int8, absmean_ternary, dorefa, ste_tern
+from binjax.ste.levels import absmax, absmax_int8, absmean_ternary, dorefa, ste_tern
 from binjax.ste.registry import QUANTIZERS
 from binjax.ste.signs import (
     approx_sign,
@@ -29,6 +29,7 @@ from binjax.ste.signs import (
     hard_sigmoid,
     hard_tanh,
     noop,
+    progressive_sign,
     rbnn,
     sign,
     ste_heaviside,
@@ -37,6 +38,7 @@ from binjax.ste.signs import (
     swish_sign,
 )
 from binjax.ste.weights import (
+    absmax_sign,
     adabin_weights,
     center,
     libra_pb,
@@ -53,7 +55,9 @@ __all__ = [
     "Factors",
     "Quantizer",
     "Stochastic",
+    "absmax",
     "absmax_int8",
+    "absmax_sign",
     "absmean_ternary",
     "adabin_weights",
     "approx_sign",
@@ -71,6 +75,7 @@ __all__ = [
     "mean_magnitude",
     "noop",
     "precision",
+    "progressive_sign",
     "rbnn",
     "recu",
     "sign",

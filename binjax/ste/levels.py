@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from binjax.ste.core import Autodiff, declare, elementwise, floating, where_insi
 from binjax.ste.signs import positive, sign
 
 Mode = Literal["activations", "weights"]
+Per = Literal["tensor", "image", "channel", "token"]
 _LARGEST_K = 16
 
 
@@ -126,15 +127,64 @@ def absmean_ternary(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
     return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
+def _absmax_bits(k_bit: int = 8, per: Per = "tensor", positive: bool = False) -> int:
+    return k_bit
+
+
+@declare(bits=_absmax_bits, signs=False)
+def absmax(
+    x: ArrayLike,
+    k_bit: int = 8,
+    per: Per = "tensor",
+    positive: bool = False,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """k-bit values that reach up to the largest magnitude, as reals; gradient ``g``.
+
+    ``round(x n/m)·m/n`` with ``m = max(max |x|, eps)``, a constant in the backward pass, and
+    ``n = 2^(k-1) - 1``; halves round to even. With ``positive``, ``n = 2^k - 1``, values below 0
+    become 0 and pass no gradient. PokeBNN's real layers have 8 bits and 4 (Zhang et al. 2022, §3.2;
+    its code takes running means of maxima where this takes those of the array itself).
+
+    Args:
+        x: any shape.
+        k_bit: 2 to 16; with ``positive`` 1 to 16.
+        per: what shares a scale: all of x; ``"image"``, an entry of the first axis; ``"channel"``,
+            one of the last axis, as in kernels; ``"token"``, all along the last axis.
+        positive: see above.
+        eps: the least m.
+
+    Raises:
+        ValueError: ``k_bit`` out of range, unknown ``per``.
+    """
+    x = floating("absmax", x)
+    least = 1 if positive else 2
+    if not least <= k_bit <= _LARGEST_K:
+        raise ValueError(f"absmax: k_bit is {k_bit}, must be {least} to {_LARGEST_K}")
+    if per not in get_args(Per):
+        raise ValueError(f"absmax: per is {per!r}; choose {', '.join(map(repr, get_args(Per)))}")
+    n = 2.0**k_bit - 1 if positive else 2.0 ** (k_bit - 1) - 1
+    return _up_to_the_largest(jax.nn.relu(x) if positive else x, _sharing(per, x.ndim), n, eps)
+
+
+def _sharing(per: Per, ndim: int) -> tuple[int, ...]:
+    axes = {"tensor": range(ndim), "image": range(1, ndim), "channel": range(ndim - 1)}
+    return tuple(axes.get(per, range(max(ndim - 1, 0), ndim)))
+
+
 @declare(bits=8)
 def absmax_int8(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
     """8-bit values scaled by the largest of the last axis, as reals; gradient ``g``.
 
-    ``clip(round(x s), -128, 127)/s`` with ``s = 127/max(max |x|, eps)``: BitNet b1.58's
-    activations, a scale per token (Ma et al. 2024, §2).
+    :func:`absmax` per token: BitNet b1.58's activations (Ma et al. 2024, §2).
     """
     x = floating("absmax_int8", x)
+    return _up_to_the_largest(x, (x.ndim - 1,), 127.0, eps)
+
+
+def _up_to_the_largest(x: jax.Array, axes: tuple[int, ...], n: float, eps: float) -> jax.Array:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    scale = 127 / jnp.maximum(jnp.max(jnp.abs(wide), -1, keepdims=True), eps)
-    value = jnp.clip(jnp.round(wide * scale), -128, 127) / scale
+    largest = jnp.max(jnp.abs(wide), axes, keepdims=True, initial=0)
+    scale = n / jnp.maximum(largest, eps)
+    value = jnp.clip(jnp.round(wide * scale), -n, n) / scale
     return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from binjax.ste.core import Quantizer, Stochastic
-from binjax.ste.levels import absmax_int8, absmean_ternary, dorefa, ste_tern
+from binjax.ste.levels import absmax, absmax_int8, absmean_ternary, dorefa, ste_tern
 from binjax.ste.signs import (
     approx_sign,
     fourier,
@@ -16,7 +16,7 @@ from binjax.ste.signs import (
     stochastic_sign,
     swish_sign,
 )
-from binjax.ste.weights import adabin_weights, magnitude_aware_sign, xnor_weight_scale
+from binjax.ste.weights import absmax_sign, adabin_weights, magnitude_aware_sign, xnor_weight_scale
 
 QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
     {
@@ -32,7 +32,9 @@ QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
         "dorefa": dorefa,
         "adabin_weights": adabin_weights,
         "absmean_ternary": absmean_ternary,
+        "absmax": absmax,
         "absmax_int8": absmax_int8,
+        "absmax_sign": absmax_sign,
         "noop": noop,
     }
 )

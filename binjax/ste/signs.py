@@ -87,6 +87,12 @@ _rbnn = straight_through(
 )
 
 
+_progressive = straight_through(
+    lambda x, t: jnp.where(t > 0, jnp.clip(x / jnp.where(t > 0, t, 1), -1, 1), sign(x)),
+    lambda x, t: jnp.ones_like(x),
+)
+
+
 @declare(bits=1)
 def ste_sign(
     x: ArrayLike, clip_value: float | None = 1.0, *, autodiff: Autodiff = "vjp"
@@ -167,6 +173,22 @@ def rbnn(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp"
         t, k: numbers; they may be traced, see :class:`binjax.layers.RBNN`.
     """
     return _rbnn(x, t, k, autodiff=autodiff)
+
+
+@declare(bits=1, signs=False)
+def progressive_sign(
+    x: ArrayLike, temperature: ArrayLike, *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
+    """``clip(x/temperature, -1, 1)``, the sign where the temperature is 0; gradient ``g``.
+
+    Guo et al. 2022, BNext ``src/bnext.py``.
+
+    Args:
+        x: any shape.
+        temperature: a number, not negative; it may be traced, see
+            :class:`binjax.layers.ProgressiveSign`.
+    """
+    return _progressive(x, temperature, autodiff=autodiff)
 
 
 def hard_tanh(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:

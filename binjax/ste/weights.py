@@ -58,6 +58,23 @@ def magnitude_aware_sign(
     return _product(_magnitude_factors(x, clip_value, scale_gradient, autodiff=autodiff))
 
 
+def _absmax_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
+    x = floating("absmax_sign", x)
+    half = jax.lax.stop_gradient(_largest(x) / 2)
+    per_weight = jnp.broadcast_to(half.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
+    return Factors(_sign_over_scale(x, per_weight, jnp.inf, autodiff=autodiff), half)
+
+
+@declare(bits=1, factors=_absmax_factors)
+def absmax_sign(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign times half of ``max |x|`` of the output channel; gradient ``g``.
+
+    The two levels of a one-bit quantizer that reaches from ``-max |x|`` to ``max |x|``: PokeBNN's
+    weights (Zhang et al. 2022, §3.1; google/aqt ``quantization.py`` with half_shift).
+    """
+    return _product(_absmax_factors(x, autodiff=autodiff))
+
+
 def _xnor_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
     x = hard_tanh(floating("xnor_weight_scale", x), autodiff=autodiff)
     return Factors(ste_sign(x, autodiff=autodiff), mean_magnitude(x))
@@ -133,6 +150,10 @@ def standardize(x: jax.Array, eps: float = 1e-5) -> jax.Array:
 def mean_magnitude(x: jax.Array) -> jax.Array:
     """``mean |x|`` per output channel, ``[n_out]``."""
     return jnp.mean(jnp.abs(x), tuple(range(x.ndim - 1)))
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(x), tuple(range(x.ndim - 1)), initial=0)
 
 
 def _mean(x: jax.Array) -> jax.Array:

@@ -205,7 +205,10 @@ class RunFolder:
             yield
 
 
-_WHOLE_RUN = ("exponential", "cosine", "linear", "ede", "rbnn", "libra_pb", "recu")
+_WHOLE_RUN = (
+    *("exponential", "cosine", "linear"),
+    *("ede", "rbnn", "libra_pb", "recu", "progressive_sign"),
+)
 """Schedules and annealed quantizers that are told how long the training is."""
 
 
@@ -217,7 +220,8 @@ def _depends_on_epochs(config: Config) -> bool:
         getattr(model, "input_quantizer", None),
         getattr(model, "kernel_quantizer", None),
     ]
-    return any(getattr(part, "kind", None) in _WHOLE_RUN for part in parts)
+    annealed = any(getattr(part, "kind", None) in _WHOLE_RUN for part in parts)
+    return annealed or getattr(model, "progressive", False)
 
 
 def describe_environment(
