@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from binjax.ste import fourier as fourier
     from binjax.ste import hard_sigmoid as hard_sigmoid
     from binjax.ste import hard_tanh as hard_tanh
+    from binjax.ste import layer_sign as layer_sign
     from binjax.ste import libra_pb as libra_pb
     from binjax.ste import magnitude_aware_sign as magnitude_aware_sign
     from binjax.ste import noop as noop
+    from binjax.ste import progressive_sign as progressive_sign
     from binjax.ste import rbnn as rbnn
     from binjax.ste import recu as recu
     from binjax.ste import sign as sign
@@ -94,7 +96,9 @@ _FUNCTIONS = {
     "magnitude_aware_sign": "ste",
     "rbnn": "ste",
     "recu": "ste",
+    "layer_sign": "ste",
     "libra_pb": "ste",
+    "progressive_sign": "ste",
     "ste_heaviside": "ste",
     "ste_tern": "ste",
     "xnor_weight_scale": "ste",

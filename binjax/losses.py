@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+
+AttentionMaps = Literal["l2", "max"]
 
 
 def squared_hinge(scores: jax.Array, targets: jax.Array) -> jax.Array:
@@ -73,31 +76,44 @@ def distillation(
     return temperature**2 * jnp.mean(divergence)
 
 
-def attention_map(x: jax.Array) -> jax.Array:
-    """Where activations ``[n, h, w, c]`` are large: ``mean_c x^2``, ``[n, h·w]``, of L2 norm 1.
+def attention_map(x: jax.Array, maps: AttentionMaps = "l2") -> jax.Array:
+    """Where activations ``[n, h, w, c]`` are large: ``mean_c x^2``, ``[n, h·w]``.
 
-    Zagoruyko & Komodakis 2017, eq. 2 with p = 2.
+    Divided by its L2 norm (Zagoruyko & Komodakis 2017, eq. 2 with p = 2), or by its largest
+    entry (``maps="max"``: larq/zoo ``knowledge_distillation.py``).
     """
     energy = jnp.mean(jnp.square(x.astype(jnp.float32)), -1).reshape(x.shape[0], -1)
-    return energy / jnp.maximum(jnp.linalg.norm(energy, axis=-1, keepdims=True), 1e-12)
+    if maps == "max":
+        size = jnp.max(energy, -1, keepdims=True)
+    else:
+        size = jnp.linalg.norm(energy, axis=-1, keepdims=True)
+    return energy / jnp.maximum(size, 1e-12)
 
 
-def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """L2 distance of two attention maps, mean over the batch (Martinez et al. 2020, §4.2).
+def attention_transfer(
+    student: jax.Array, teacher: jax.Array, maps: AttentionMaps = "l2"
+) -> jax.Array:
+    """Distance of two attention maps, mean over the batch.
 
     Args:
         student, teacher: activations ``[n, h, w, c]``; channels may differ. No gradient flows to
             the teacher.
+        maps: ``"l2"``, the L2 distance of maps of norm 1 (Martinez et al. 2020, §4.2); ``"max"``,
+            the mean square of the difference of maps whose largest entry is 1 (larq/zoo).
 
     Raises:
-        ValueError: batch, height or width differ.
+        ValueError: batch, height or width differ, unknown maps.
     """
+    if maps not in get_args(AttentionMaps):
+        raise ValueError(f'attention_transfer: maps is "l2" or "max", not {maps!r}')
     if student.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
         raise ValueError(
             f"attention_transfer: activations {student.shape} and {teacher.shape} must have one "
             "batch, height and width"
         )
-    difference = attention_map(student) - jax.lax.stop_gradient(attention_map(teacher))
+    difference = attention_map(student, maps) - jax.lax.stop_gradient(attention_map(teacher, maps))
+    if maps == "max":
+        return jnp.mean(jnp.square(difference))
     # The norm itself has no gradient at 0, where student and teacher agree.
     squared = jnp.sum(jnp.square(difference), -1)
     return jnp.mean(jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0))

@@ -588,7 +588,7 @@ def test_later_damaged_checkpoints_are_set_aside(tiny, run, capsys):
     ("words", "names"),
     [
         (["--data.random-crop", "29"], ["data.random_crop", "28x28"]),
-        (["--optimizer.clip", "2"], ["--optimizer.clip", "less than or equal to 1"]),
+        (["--optimizer.clip=-1"], ["--optimizer.clip", "greater than or equal to 0"]),
         (["--model.widths", "20000000000"], ["--model.widths"]),
         (["--data.name", "mnist", "--data.dir", "~/no folder"], [Path.home() / "no folder"]),
     ],

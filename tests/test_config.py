@@ -53,8 +53,6 @@ momentum = 0.9
 running = "variance"
 
 [optimizer]
-glorot_scale = "exact"
-clip = 1.0
 weight_decay = 0.0
 decay_on = "kernels"
 kind = "adam"
@@ -63,6 +61,8 @@ b1 = 0.9
 b2 = 0.999
 eps = 1e-08
 decay = "coupled"
+glorot_scale = "exact"
+clip = 1.0
 
 [optimizer.schedule]
 kind = "exponential"
@@ -72,6 +72,9 @@ end = 1e-05
 every_epochs = 1
 every_steps = 0
 keep = 2
+
+[telemetry]
+gradient_cosine = false
 
 [parallel]
 timeout = 300

@@ -47,6 +47,8 @@ def test_a_binary_network_from_a_real_one(tmp_path):
             found.params[layer]["kernel"], source.params[layer]["kernel"], atol=1e-6
         )
     assert not reporter.warnings
+    lines = metrics_lines(tmp_path / "binary")
+    assert all(line["layers"]["dense1"]["c2i"] == 1 for line in lines[:-1])
     # Going on needs the other run no more.
     (tmp_path / "real").rename(tmp_path / "gone")
     fit(path, tmp_path / "binary", *quiet)

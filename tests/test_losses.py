@@ -140,6 +140,18 @@ def test_attention_transfer() -> None:
     assert np.array_equal(same, np.zeros_like(same))
 
 
+def test_attention_of_larq() -> None:
+    student, teacher = RNG.normal(size=(3, 4, 5, 6)), RNG.normal(size=(3, 4, 5, 2))
+    maps = [np.mean(x**2, -1).reshape(3, 20) for x in (student, teacher)]
+    ours, theirs = (q / q.max(-1, keepdims=True) for q in maps)
+    expected = np.mean(np.mean((ours - theirs) ** 2, -1))
+    student, teacher = jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32)
+    found = losses.attention_transfer(student, teacher, "max")
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="maps is"):
+        losses.attention_transfer(student, teacher, "l1")
+
+
 def test_distillation_refuses() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\) and teacher_scores \(2, 4\)"):
         losses.distillation(jnp.ones((2, 3)), jnp.ones((2, 4)))

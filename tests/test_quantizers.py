@@ -240,8 +240,18 @@ def test_half_of_the_largest(shape):
     y, found = pulled(ste.absmax_sign, w, g)
     np.testing.assert_array_equal(y, reference.sign(wide) * half)
     np.testing.assert_allclose(found, g, rtol=1e-6)
-    zeros = pulled(ste.absmax_sign, np.zeros(shape, np.float32), g)
-    np.testing.assert_array_equal(zeros, 0)
+    # A channel of zeros is next to zero, and its gradient passes.
+    y, found = pulled(ste.absmax_sign, np.zeros(shape, np.float32), g)
+    np.testing.assert_allclose(y, 0, atol=1e-6)
+    np.testing.assert_allclose(found, g, rtol=1e-6)
+
+
+def test_mean_of_the_layer():
+    w, g = kernel(3, 3, 4, 6), kernel(3, 3, 4, 6)
+    y, found = pulled(ste.layer_sign, w, g)
+    wide = w.astype(np.float64)
+    np.testing.assert_allclose(y, reference.sign(wide) * np.abs(wide).mean(), rtol=1e-6)
+    np.testing.assert_allclose(found, g, rtol=1e-6)
 
 
 def test_progressive_sign():

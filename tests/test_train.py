@@ -328,6 +328,9 @@ def test_metrics_are_what_numpy_computes(plain, images):
         for layer, found in line["layers"].items():
             old, new = (np.asarray(s.params[layer]["kernel"]) for s in (before, after))
             assert found["flip_ratio"] == pytest.approx(np.mean((old >= 0) != (new >= 0)), abs=1e-6)
+            first = np.asarray(states[0].params[layer]["kernel"])
+            ever = np.mean((first >= 0) != (new >= 0))
+            assert found["c2i"] == pytest.approx(1 - 2 * ever, abs=2e-6)
             assert ("saturated" in found) == ("sign_entropy" in found) == (layer in inputs)
             if layer in inputs:
                 x = inputs[layer]

@@ -61,6 +61,23 @@ def test_bop_flips_and_the_others_learn(order, others):
     assert int(metrics["failed_step"]) < 0
 
 
+def test_two_rules():
+    """QuickNet's recipe: Adam for latent weights, SGD for all others; clipping of the former."""
+    others = {"kind": "sgd", "learning_rate": 2.0, "momentum": 0.0}
+    options = {"kind": "adam", "learning_rate": 0.25, "clip": 0.5, "others": others}
+    net = network()
+    tx = make_optimizer(load(options).optimizer, net, 1, 1)
+    _, params, _ = split(net)
+    params["dense"]["kernel"] = params["dense"]["kernel"].at[0, 0].set(0.45).at[0, 1].set(-0.45)
+    ones = jax.tree.map(lambda p: -jnp.full_like(p, 3.0), params)
+    steps, _ = tx.update(ones, tx.init(params), params)
+    for layer, name in (("stem", "kernel"), ("dense", "bias"), ("norm", "scale"), ("norm", "bias")):
+        np.testing.assert_allclose(steps[layer][name], 6.0)
+    kernel = params["dense"]["kernel"]
+    moved = np.clip(np.asarray(kernel) + 0.25, -0.5, 0.5) - np.asarray(kernel)
+    np.testing.assert_allclose(steps["dense"]["kernel"], moved, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("which", "expected"),
     [
@@ -106,6 +123,11 @@ def test_weight_decay(kind):
             {"kind": "piecewise", "epochs": [0, 2, 5], "rates": [0.5, 0.25, 0.125]},
             {0: 0.5, 19: 0.5, 20: 0.25, 49: 0.25, 50: 0.125, 99: 0.125},
         ),
+        (
+            {"kind": "piecewise", "epochs": [0, 5], "rates": [1.0, 0.5], "warmup_epochs": 2},
+            {0: 0, 10: 0.5, 20: 1, 49: 1, 50: 0.5},
+        ),
+        ({"kind": "constant", "warmup_epochs": 4}, {0: 0, 10: 0.25, 40: 1, 99: 1}),
         ({"kind": "linear"}, {0: 1, 50: 0.5, 100: 0}),
         ({"kind": "linear", "warmup_epochs": 2}, {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
         ({"kind": "cosine", "warmup_epochs": 2}, {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
@@ -140,6 +162,11 @@ def test_weights_that_nothing_clips(tmp_path):
     assert warning.startswith("dense: the kernel quantizer ste_sign passes no gradient")
     assert "optimizer.clip = 1" in warning and "\n" not in warning
     assert free_weights_warning(load({"kind": "adam"}).optimizer, network()) is None
+    wide = load({"kind": "adam", "clip": 1.25}).optimizer
+    assert "where optimizer.clip = 1.25 lets them" in str(free_weights_warning(wide, network()))
+    reaching = {"kind": "ste_sign", "clip_value": 1.25}
+    as_far = Sequential({"dense": BinaryDense(4, 2, kernel_quantizer=reaching, rngs=nnx.Rngs(0))})
+    assert free_weights_warning(wide, as_far) is None
     assert free_weights_warning(load({"kind": "bop"}).optimizer, network()) is None
     free = BinaryDense(
         4, 2, kernel_quantizer={"kind": "ste_sign", "clip_value": "none"}, rngs=nnx.Rngs(0)

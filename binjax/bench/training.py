@@ -112,6 +112,7 @@ def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> St
         step=jnp.int32(0),
         totals=Totals.zero(),
         epoch_signs={},
+        start_signs={},
         failed_step=jnp.int32(-1),
     )
     jitted = make_step(gradient, transform)

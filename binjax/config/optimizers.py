@@ -13,6 +13,8 @@ class ConstantSchedule(Section):
     """The learning rate stays as it is."""
 
     kind: Literal["constant"] = "constant"
+    warmup_epochs: NonNegative = 0
+    """of rising from zero along a line"""
 
 
 class ExponentialSchedule(Section):
@@ -35,6 +37,8 @@ class StepSchedule(Section):
     kind: Literal["step"] = "step"
     every_epochs: Positive = 30
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: NonNegative = 0
+    """of rising from zero along a line"""
 
 
 class PiecewiseSchedule(Section):
@@ -45,22 +49,24 @@ class PiecewiseSchedule(Section):
     """ascending, the first is 0"""
     rates: Listed[Rate]
     """one for each"""
+    warmup_epochs: NonNegative = 0
+    """of rising from zero along a line"""
 
 
 class LinearSchedule(Section):
-    """From the learning rate to zero along a line, after a linear rise."""
+    """From the learning rate to zero along a line, behind the warm-up."""
 
     kind: Literal["linear"] = "linear"
     warmup_epochs: NonNegative = 0
-    """of rising from zero"""
+    """of rising from zero along a line"""
 
 
 class CosineSchedule(Section):
-    """From the learning rate to zero along half a cosine, after a linear rise."""
+    """From the learning rate to zero along half a cosine, behind the warm-up."""
 
     kind: Literal["cosine"] = "cosine"
     warmup_epochs: NonNegative = 0
-    """of rising from zero"""
+    """of rising from zero along a line"""
 
 
 class InverseTimeSchedule(Section):
@@ -83,18 +89,14 @@ Schedule = Annotated[
 ]
 
 
-class _Optimizer(Section):
+class _Rule(Section):
     schedule: Schedule = ConstantSchedule()
-    glorot_scale: Literal["none", "exact", "power_of_two"] = "none"
-    """multiply updates of binary weights by 1/sqrt(1.5/(fan_in + fan_out))"""
-    clip: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """latent weights stay in [-clip, clip]; beyond 1 no gradient would reach them; 0: anywhere"""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     decay_on: Literal["all", "kernels", "real", "binary"] = "kernels"
     """parameters that decay: all, kernels, those of real layers, or latent weights"""
 
 
-class Adam(_Optimizer):
+class AdamRule(_Rule):
     """Adam (optax)."""
 
     kind: Literal["adam"] = "adam"
@@ -106,7 +108,7 @@ class Adam(_Optimizer):
     """weight decay as a part of the gradient, or of the update (AdamW)"""
 
 
-class Sgd(_Optimizer):
+class SgdRule(_Rule):
     """Stochastic gradient descent with momentum (optax)."""
 
     kind: Literal["sgd"] = "sgd"
@@ -115,7 +117,7 @@ class Sgd(_Optimizer):
     nesterov: bool = False
 
 
-class ShiftAdaMax(_Optimizer):
+class ShiftAdaMaxRule(_Rule):
     """Shift-based AdaMax; ``variant = "torch"`` rounds its state as the Torch code does."""
 
     kind: Literal["shift_adamax"] = "shift_adamax"
@@ -124,6 +126,31 @@ class ShiftAdaMax(_Optimizer):
     b2: Share = 1 - 2**-10
     eps: Rate = 2**-27
     variant: Literal["paper", "torch"] = "paper"
+
+
+Rule = Annotated[AdamRule | SgdRule | ShiftAdaMaxRule, Field(discriminator="kind")]
+
+
+class _Latent(Section):
+    glorot_scale: Literal["none", "exact", "power_of_two"] = "none"
+    """multiply updates of binary weights by 1/sqrt(1.5/(fan_in + fan_out))"""
+    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """latent weights stay in [-clip, clip], beyond which most quantizers pass no gradient; 0:
+    anywhere"""
+    others: Rule | None = None
+    """what trains all other parameters than latent weights; default the same"""
+
+
+class Adam(_Latent, AdamRule):
+    """Adam (optax)."""
+
+
+class Sgd(_Latent, SgdRule):
+    """Stochastic gradient descent with momentum (optax)."""
+
+
+class ShiftAdaMax(_Latent, ShiftAdaMaxRule):
+    """Shift-based AdaMax; ``variant = "torch"`` rounds its state as the Torch code does."""
 
 
 class Bop(Section):
@@ -141,7 +168,8 @@ class Bop(Section):
     """rate of the averaged square (order 2)"""
     unbiased: bool = False
     """correct for averages that begin at zero (order 2)"""
-    others: Annotated[Adam | Sgd | ShiftAdaMax, Field(discriminator="kind")] = Adam()
+    others: Rule = AdamRule()
+    """what trains the other parameters"""
 
     @property
     def learning_rate(self) -> float:

@@ -157,6 +157,12 @@ class AbsmaxSign(QuantizerSection):
     kind: Literal["absmax_sign"] = "absmax_sign"
 
 
+class LayerSign(QuantizerSection):
+    """Sign times the mean magnitude of the whole kernel (DoReFa-Net)."""
+
+    kind: Literal["layer_sign"] = "layer_sign"
+
+
 class XnorWeightScale(QuantizerSection):
     """Sign times the channel's mean magnitude, with its gradient (XNOR-Net)."""
 
@@ -218,6 +224,7 @@ ForInputs = StochasticSign | SteHeaviside | RSign | AdaBinActivations | AbsmaxIn
 ForKernels = (
     MagnitudeAwareSign
     | AbsmaxSign
+    | LayerSign
     | ProgressiveSign
     | XnorWeightScale
     | LibraPb

@@ -22,6 +22,14 @@ class Checkpoint(Section):
     """how many of the latest are kept"""
 
 
+class Telemetry(Section):
+    """What is measured beside flips, margins and so on, at the end of each epoch."""
+
+    gradient_cosine: bool = False
+    """of gradients of latent weights and those of the network with hard tanh for signs, on one
+    batch; both have to be compiled"""
+
+
 class Parallel(Section):
     """Over which devices training is split. ``batch_size`` is that of all of them together."""
 
@@ -44,6 +52,8 @@ class Distill(Section):
     """layers whose attention maps are compared, "ours" or "ours=theirs" """
     attention_weight: Rate = 1.0
     """of each comparison"""
+    attention_maps: Literal["l2", "max"] = "l2"
+    """of L2 norm 1 and compared by L2 distance, or of largest entry 1 and by mean squares"""
 
 
 Backend = Literal["auto", "float", "xla", "native", "triton"]
@@ -68,6 +78,7 @@ class Config(Section):
     distill: Distill | None = None
     """a teacher to imitate; default none"""
     checkpoint: Checkpoint = Checkpoint()
+    telemetry: Telemetry = Telemetry()
     parallel: Parallel = Parallel()
     backend: Backend = "auto"
     """who multiplies ±1 by ±1: packed kernels of a kind, the best of them (auto), or floats"""

@@ -29,23 +29,7 @@ from binjax.models.ends import (
     small_stem,
 )
 from binjax.models.options import DEFAULT_COMPUTE, Compute
-from binjax.ste import sign
-from binjax.ste.core import declare, elementwise, where_inside
-
-_scaled_sign = elementwise(
-    lambda x, scale: sign(x) * scale, residual=lambda x, scale: (), pullback=lambda kept, g: g
-)
-
-
-@declare(bits=1, signs=False)
-def layer_sign(x: jax.Array) -> jax.Array:
-    """DoReFa-Net's binary weights: sign times ``mean |x|`` of the whole kernel, gradient g.
-
-    The scale is a constant in the backward pass and does not multiply the gradient (Zhou et al.
-    2016, eqs. 7-8), so products with it are products of floats.
-    """
-    return _scaled_sign(x, jax.lax.stop_gradient(jnp.mean(jnp.abs(x))))
-
+from binjax.ste.core import elementwise, where_inside
 
 _clamp = elementwise(
     lambda x: jnp.clip(x, 0, 1), residual=lambda x: (x >= 0) & (x <= 1), pullback=where_inside
@@ -96,7 +80,7 @@ def dorefanet(
     check_size("dorefanet", input_shape, least_size(lambda s: _last_map(s, window, stride) > 0))
     shared: dict[str, Any] = {
         "input_quantizer": {"kind": "dorefa", "k_bit": activations_k_bit, "mode": "activations"},
-        "kernel_quantizer": layer_sign,
+        "kernel_quantizer": "layer_sign",
         "backend": compute.backend,
         "dtype": compute.dtype,
         "rngs": rngs,

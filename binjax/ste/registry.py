@@ -16,7 +16,13 @@ from binjax.ste.signs import (
     stochastic_sign,
     swish_sign,
 )
-from binjax.ste.weights import absmax_sign, adabin_weights, magnitude_aware_sign, xnor_weight_scale
+from binjax.ste.weights import (
+    absmax_sign,
+    adabin_weights,
+    layer_sign,
+    magnitude_aware_sign,
+    xnor_weight_scale,
+)
 
 QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
     {
@@ -32,6 +38,7 @@ QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
         "dorefa": dorefa,
         "adabin_weights": adabin_weights,
         "absmean_ternary": absmean_ternary,
+        "layer_sign": layer_sign,
         "absmax": absmax,
         "absmax_int8": absmax_int8,
         "absmax_sign": absmax_sign,

@@ -16,14 +16,22 @@ from jax.typing import ArrayLike
 from binjax.ste.core import Autodiff, Factors, declare, floating, straight_through
 from binjax.ste.signs import ede, hard_tanh, sign, ste_sign
 
+_sign_over_scale = straight_through(
+    lambda x, scale, clip: sign(x),
+    lambda x, scale, clip: jnp.where(jnp.abs(x) <= clip, 1 / scale, jnp.zeros_like(x)),
+)
 
-def _inside_over_scale(x: jax.Array, scale: jax.Array, clip: jax.Array) -> jax.Array:
-    # Where the scale is 0, so are all weights and what the product passes back.
-    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
-    return jnp.where(jnp.abs(x) <= clip, inverse, jnp.zeros_like(x))
 
-
-_sign_over_scale = straight_through(lambda x, scale, clip: sign(x), _inside_over_scale)
+def _unscaled(
+    x: jax.Array, scale: jax.Array, clip_value: float | None = None, *, autodiff: Autodiff
+) -> Factors:
+    """Signs times a scale, with the gradient of the signs alone: ``g·1[|x| <= clip_value]``."""
+    # A kernel of zeros keeps its gradient: its scale is not 0 but as good as that.
+    least = max(2**-20, 4 * float(jnp.finfo(x.dtype).tiny))  # type: ignore[no-untyped-call]
+    scale = jnp.maximum(jax.lax.stop_gradient(scale), jnp.asarray(least, x.dtype))
+    per_weight = jnp.broadcast_to(scale.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
+    bound = jnp.inf if clip_value is None else clip_value
+    return Factors(_sign_over_scale(x, per_weight, bound, autodiff=autodiff), scale)
 
 
 def _magnitude_factors(
@@ -37,9 +45,7 @@ def _magnitude_factors(
     scale = jax.lax.stop_gradient(mean_magnitude(x))
     if scale_gradient:
         return Factors(ste_sign(x, clip_value, autodiff=autodiff), scale)
-    bound = jnp.inf if clip_value is None else clip_value
-    per_weight = jnp.broadcast_to(scale.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
-    return Factors(_sign_over_scale(x, per_weight, bound, autodiff=autodiff), scale)
+    return _unscaled(x, scale, clip_value, autodiff=autodiff)
 
 
 @declare(bits=1, factors=_magnitude_factors)
@@ -60,9 +66,8 @@ def magnitude_aware_sign(
 
 def _absmax_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
     x = floating("absmax_sign", x)
-    half = jax.lax.stop_gradient(_largest(x) / 2)
-    per_weight = jnp.broadcast_to(half.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
-    return Factors(_sign_over_scale(x, per_weight, jnp.inf, autodiff=autodiff), half)
+    largest = jnp.max(jnp.abs(x), tuple(range(x.ndim - 1)), initial=0)
+    return _unscaled(x, largest / 2, autodiff=autodiff)
 
 
 @declare(bits=1, factors=_absmax_factors)
@@ -73,6 +78,20 @@ def absmax_sign(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
     weights (Zhang et al. 2022, §3.1; google/aqt ``quantization.py`` with half_shift).
     """
     return _product(_absmax_factors(x, autodiff=autodiff))
+
+
+def _layer_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
+    x = floating("layer_sign", x)
+    return _unscaled(x, jnp.mean(jnp.abs(x)), autodiff=autodiff)
+
+
+@declare(bits=1, factors=_layer_factors)
+def layer_sign(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign times ``mean |x|`` of the whole kernel, a constant in the backward pass; gradient ``g``.
+
+    DoReFa-Net's one-bit weights (Zhou et al. 2016, eqs. 7-8).
+    """
+    return _product(_layer_factors(x, autodiff=autodiff))
 
 
 def _xnor_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
@@ -150,10 +169,6 @@ def standardize(x: jax.Array, eps: float = 1e-5) -> jax.Array:
 def mean_magnitude(x: jax.Array) -> jax.Array:
     """``mean |x|`` per output channel, ``[n_out]``."""
     return jnp.mean(jnp.abs(x), tuple(range(x.ndim - 1)))
-
-
-def _largest(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x), tuple(range(x.ndim - 1)), initial=0)
 
 
 def _mean(x: jax.Array) -> jax.Array:

@@ -76,8 +76,7 @@ def _start(run: Run) -> TrainState:
             f"init_from: {len(report.copied)} arrays come from {config.init_from}, "
             f"{len(report.kept)} do not: {some}"
         )
-    ready: TrainState = state._replace(params=run.task.ready(state.params))
-    return ready
+    return run.task.ready(state)
 
 
 def _summary(task: Task, dataset: data.Dataset) -> str:

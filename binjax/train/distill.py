@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers import apply_watched
-from binjax.losses import attention_transfer, distillation
+from binjax.losses import AttentionMaps, attention_transfer, distillation
 
 Target = tuple[jax.Array, dict[str, jax.Array]]
 
@@ -44,6 +44,7 @@ class Distillation:
         temperature: of the softmax.
         pairs: (student's layer, teacher's layer) whose attention maps are compared.
         attention_weight: of each comparison.
+        attention_maps: how they are scaled and compared.
     """
 
     teacher: Teacher
@@ -51,6 +52,7 @@ class Distillation:
     temperature: float
     pairs: tuple[tuple[str, str], ...]
     attention_weight: float
+    attention_maps: AttentionMaps = "l2"
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ class Distillation:
             divergence = distillation(scores, target[0], self.temperature)
             total = (1 - self.weight) * of_labels + self.weight * divergence
         for ours, theirs in self.pairs:
-            distance = attention_transfer(seen[ours], target[1][theirs])
+            distance = attention_transfer(seen[ours], target[1][theirs], self.attention_maps)
             total = total + self.attention_weight * distance
         return total
 

@@ -158,9 +158,12 @@ def _end_epoch(run: Run, state: TrainState) -> None:
 
 def _telemetry(run: Run, state: TrainState) -> dict[str, dict[str, float]]:
     some = run.dataset.validation if len(run.dataset.validation) else run.dataset.train
-    images, _, valid = next(data.eval_batches(some, run.task.batch_size))
-    (some_images,) = run.task.placement.split(images[:valid])
+    images, labels, valid = next(data.eval_batches(some, run.task.batch_size))
+    some_images, some_labels = run.task.placement.split(images[:valid], labels[:valid])
     found = jax.device_get(run.task.telemetry(state, some_images))
+    if run.task.probe is not None:
+        for layer, value in run.task.probe(state, some_images, some_labels).items():
+            found[layer]["gradient_cosine"] = value
     return {
         layer: {name: round(float(value), 6) for name, value in values.items()}
         for layer, values in found.items()

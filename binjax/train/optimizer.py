@@ -17,6 +17,8 @@ from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of
 from binjax.ste import is_sign
 
+_FAR = 4.0
+
 
 def make_schedule(
     options: optimizers.Optimizer, epochs: int, steps_per_epoch: int
@@ -32,6 +34,22 @@ def make_schedule(
 
 def _scheduled(
     rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    warmup = getattr(schedule, "warmup_epochs", 0)
+    if warmup >= epochs > 0 and warmup > 0:
+        raise ConfigError(
+            f"optimizer.schedule.warmup_epochs: {warmup} leave nothing of {epochs} epochs"
+        )
+    rises = warmup * steps_per_epoch
+    then = _behind_warmup(rate, schedule, epochs, steps_per_epoch, rises)
+    if warmup == 0:
+        return then
+    rise = optax.linear_schedule(0, then(rises), rises)
+    return lambda step: jnp.where(step < rises, rise(step), then(step))
+
+
+def _behind_warmup(
+    rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int, rises: int
 ) -> optax.Schedule:
     steps = epochs * steps_per_epoch
     match schedule:
@@ -54,28 +72,13 @@ def _scheduled(
                     f"for each of {len(schedule.rates)} rates"
                 ) from None
         case optimizers.LinearSchedule():
-            fall = optax.linear_schedule(rate, 0, steps - schedule.warmup_epochs * steps_per_epoch)
-            return _after_warmup(rate, fall, schedule.warmup_epochs, epochs, steps_per_epoch)
+            return optax.linear_schedule(rate, 0, steps - rises, rises)
         case optimizers.CosineSchedule():
-            length = max(steps - schedule.warmup_epochs * steps_per_epoch, 1)
-            fall = optax.cosine_decay_schedule(rate, length)
-            return _after_warmup(rate, fall, schedule.warmup_epochs, epochs, steps_per_epoch)
+            fall = optax.cosine_decay_schedule(rate, max(steps - rises, 1))
+            return lambda step: fall(jnp.maximum(step - rises, 0))
         case optimizers.InverseTimeSchedule():
             decay = schedule.decay
             return lambda step: rate / (1 + decay * step)
-
-
-def _after_warmup(
-    rate: float, fall: optax.Schedule, warmup: int, epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
-    if warmup == 0:
-        return fall
-    if warmup >= epochs:
-        raise ConfigError(
-            f"optimizer.schedule.warmup_epochs: {warmup} leave nothing of {epochs} epochs"
-        )
-    steps = warmup * steps_per_epoch
-    return optax.join_schedules([optax.linear_schedule(0, rate, steps), fall], [steps])
 
 
 def make_optimizer(
@@ -84,7 +87,7 @@ def make_optimizer(
     epochs: int,
     steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-    """The rule, the Glorot scale on binary weights if asked for, clipping last.
+    """The rule, the Glorot scale on binary weights if asked for, clipping last; or two rules.
 
     Args:
         options: the config's section.
@@ -92,20 +95,32 @@ def make_optimizer(
         epochs, steps_per_epoch: of the whole training, for schedules.
     """
     schedule = make_schedule(options, epochs, steps_per_epoch)
+    others = options.others
+    if others is None:
+        assert not isinstance(options, optimizers.Bop)
+        return _latent(options, schedule, model)
+    real = _scheduled(others.learning_rate, others.schedule, epochs, steps_per_epoch)
+    binary = optim.variable_mask(model, BinaryWeight)
+    return optax.chain(
+        optax.masked(_binary_rule(options, schedule, model, epochs, steps_per_epoch), binary),
+        optax.masked(_rule(others, real, model), jax.tree.map(lambda flag: not flag, binary)),
+    )
+
+
+def _binary_rule(
+    options: optimizers.Optimizer,
+    schedule: optax.Schedule,
+    model: nnx.Module,
+    epochs: int,
+    steps_per_epoch: int,
+) -> optax.GradientTransformation:
     if not isinstance(options, optimizers.Bop):
         return _latent(options, schedule, model)
     gamma = _scheduled(options.gamma, options.gamma_schedule, epochs, steps_per_epoch)
     if options.order == 1:
-        rule = optim.bop(options.threshold, gamma)
-    else:
-        rule = optim.second_order_bop(
-            options.threshold, gamma, options.sigma, unbiased=options.unbiased
-        )
-    binary = optim.variable_mask(model, BinaryWeight)
-    others = jax.tree.map(lambda flag: not flag, binary)
-    return optax.chain(
-        optax.masked(rule, binary),
-        optax.masked(_rule(options.others, schedule, model), others),
+        return optim.bop(options.threshold, gamma)
+    return optim.second_order_bop(
+        options.threshold, gamma, options.sigma, unbiased=options.unbiased
     )
 
 
@@ -125,23 +140,23 @@ def _latent(
 
 
 def _rule(
-    options: optimizers.Adam | optimizers.Sgd | optimizers.ShiftAdaMax,
+    options: optimizers.AdamRule | optimizers.SgdRule | optimizers.ShiftAdaMaxRule,
     schedule: optax.Schedule,
     model: nnx.Module,
 ) -> optax.GradientTransformation:
     match options:
-        case optimizers.Adam():
+        case optimizers.AdamRule():
             rule = optax.adam(schedule, options.b1, options.b2, options.eps)
-        case optimizers.Sgd():
+        case optimizers.SgdRule():
             rule = optax.sgd(schedule, options.momentum, options.nesterov)
-        case optimizers.ShiftAdaMax():
+        case optimizers.ShiftAdaMaxRule():
             rule = optim.shift_adamax(
                 schedule, options.b1, options.b2, options.eps, options.variant
             )
     if not options.weight_decay:
         return rule
     decaying = decay_mask(model, options.decay_on)
-    if isinstance(options, optimizers.Adam) and options.decay == "decoupled":
+    if isinstance(options, optimizers.AdamRule) and options.decay == "decoupled":
         return optax.adamw(
             schedule,
             options.b1,
@@ -182,21 +197,22 @@ def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> st
         options: the config's section.
         model: what it trains; may be abstract.
     """
-    if isinstance(options, optimizers.Bop) or options.clip:
+    if isinstance(options, optimizers.Bop) or 0 < options.clip <= 1:
         return None
+    reach = options.clip or _FAR
     for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, BinaryLayer) and _saturates(layer.kernel_quantizer):
+        if isinstance(layer, BinaryLayer) and _saturates(layer.kernel_quantizer, reach):
             name = "/".join(map(str, path))
             return (
                 f"{name}: the kernel quantizer {name_of(layer.kernel_quantizer)} passes no "
-                "gradient to latent weights beyond ±1, and optimizer.clip = 0 lets them go there; "
-                'take optimizer.clip = 1, or a kernel_quantizer with clip_value = "none"'
+                f"gradient to latent weights where optimizer.clip = {options.clip:g} lets them "
+                'go; take optimizer.clip = 1, or a kernel_quantizer with clip_value = "none"'
             )
     return None
 
 
-def _saturates(quantizer: Any) -> bool:
+def _saturates(quantizer: Any, reach: float) -> bool:
     if quantizer is None or isinstance(quantizer, nnx.Module) or not is_sign(quantizer):
         return False
-    gradient = jax.grad(lambda w: jnp.sum(quantizer(w)))(jnp.full((2, 2), 4.0))
+    gradient = jax.grad(lambda w: jnp.sum(quantizer(w)))(jnp.full((2, 2), reach))
     return not bool(np.count_nonzero(gradient))

@@ -35,6 +35,7 @@ class TrainState(NamedTuple):
         step: int32, steps taken.
         totals: of this epoch's training examples.
         epoch_signs: bits of the binary weights at the epoch's start, by layer.
+        start_signs: at the start of the run.
         failed_step: int32, the first step whose loss or gradient was not finite, else -1. From
             then on steps change nothing.
     """
@@ -46,6 +47,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     totals: Totals
     epoch_signs: dict[str, jax.Array]
+    start_signs: dict[str, jax.Array]
     failed_step: jax.Array
 
 

@@ -183,18 +183,21 @@ def make_telemetry(
 ) -> Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]:
     """``telemetry(state, images)``: per layer, scalars on the device; jitted.
 
-    ``flip_ratio`` since the epoch's start and ``dead`` (latent weights at their bound) for layers
-    with binary weights; ``saturated``, ``sign_entropy`` and ``sign_margin`` on the given images for
-    layers that binarize their input.
+    For layers with binary weights ``flip_ratio`` since the epoch's start, ``c2i``, the correlation
+    to the run's start, and ``dead``, latent weights at their bound; for layers that binarize their
+    input ``saturated``, ``sign_entropy`` and ``sign_margin`` on the given images.
     """
 
     def telemetry(state: TrainState, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
         recorded = capture(nnx.merge(graphdef, state.params, state.stats), preprocess(images))
         found = activation_telemetry(recorded)
         weights = binary_weights(state.params, mask)
-        for layer, ratio in metrics.packed_flip_ratios(state.epoch_signs, weights).items():
-            dead = metrics.dead_weights(weights[layer])
-            found[layer] = {"flip_ratio": ratio, "dead": dead, **found.get(layer, {})}
+        flipped = metrics.packed_flip_ratios(state.epoch_signs, weights)
+        ever = metrics.packed_flip_ratios(state.start_signs, weights)
+        for layer, latent in weights.items():
+            of_weights = {"flip_ratio": flipped[layer], "c2i": 1 - 2 * ever[layer]}
+            of_weights["dead"] = metrics.dead_weights(latent)
+            found[layer] = of_weights | found.get(layer, {})
         return found
 
     return jax.jit(telemetry)

@@ -23,6 +23,7 @@ from binjax.train.distill import Distillation
 from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
 from binjax.train.optimizer import free_weights_warning, make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
+from binjax.train.probe import Probe, make_probe
 from binjax.train.sets import count_train, data_info, fit_scaling
 from binjax.train.state import Totals, TrainState, binary_weights
 from binjax.train.step import (
@@ -47,19 +48,21 @@ class Task:
     """A config made runnable. See :mod:`binjax.train.step` for the functions.
 
     ``products`` says per layer which kernel multiplies, and why floats do where they do;
-    ``warning``, what will probably not train well; ``ready`` makes parameters from elsewhere what
-    the optimizer takes (Bop: ±1).
+    ``warning``, what will probably not train well; ``ready`` begins a run from a state whose
+    parameters come from elsewhere; ``probe``, if the config asks for it, see
+    :func:`binjax.train.probe.make_probe`.
     """
 
     config: Config
     graphdef: nnx.GraphDef[Any]
     init: Callable[[], TrainState]
-    ready: Callable[[Any], Any]
+    ready: Callable[[TrainState], TrainState]
     gradient: Gradient
     step: Step
     evaluate: Evaluate
     begin_epoch: Callable[[TrainState], TrainState]
     telemetry: Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]
+    probe: Probe | None
     preprocess: Preprocess
     schedule: optax.Schedule
     steps_per_epoch: int
@@ -135,13 +138,17 @@ def make_task(
         teacher = placement.replicate(distill.teacher.variables)
         gradient, step = _imitating(gradient, teacher), _imitating(step, teacher)
 
-    def ready(params: Any) -> Any:
-        return binarize_params(params, mask) if flipping else params
+    def ready(state: TrainState) -> TrainState:
+        # What an optimizer of flips takes is ±1.
+        params = binarize_params(state.params, mask) if flipping else state.params
+        signs = metrics.pack_signs(binary_weights(params, mask))
+        return state._replace(params=params, start_signs=signs)
 
     @jax.jit
     def init() -> TrainState:
         _, params, stats = split(build())
-        params = ready(params)
+        params = binarize_params(params, mask) if flipping else params
+        signs = metrics.pack_signs(binary_weights(params, mask))
         return TrainState(
             params=params,
             stats=stats,
@@ -149,7 +156,8 @@ def make_task(
             key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), _RUN_KEY)),
             step=jnp.int32(0),
             totals=Totals.zero(),
-            epoch_signs=metrics.pack_signs(binary_weights(params, mask)),
+            epoch_signs=signs,
+            start_signs=jax.tree.map(jnp.copy, signs),  # a step donates both
             failed_step=jnp.int32(-1),
         )
 
@@ -163,6 +171,9 @@ def make_task(
         evaluate=make_evaluate(graphdef, loss, preprocess),
         begin_epoch=make_begin_epoch(mask),
         telemetry=make_telemetry(graphdef, mask, preprocess),
+        probe=make_probe(abstract, loss, preprocess, advance)
+        if config.telemetry.gradient_cosine
+        else None,
         preprocess=preprocess,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,

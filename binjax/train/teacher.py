@@ -51,4 +51,5 @@ def load_distillation(
         temperature=options.temperature,
         pairs=parse_pairs(options.attention or ()),
         attention_weight=options.attention_weight,
+        attention_maps=options.attention_maps,
     )
