@@ -3,8 +3,8 @@
     python scripts/compare_methods.py configs/methods/cifar10.toml --data.dir DIR \
         --csv docs/methods.csv
 
-The list is a TOML file: ``config`` (relative to it), ``minutes`` (the budget of the whole table on
-the machine that its header names), ``seeds``, and ``[[methods]]`` with ``name``, ``overrides``
+The list is a TOML file: ``config`` (relative to it), ``minutes`` (the budget of one run on the
+machine that its header names), ``seeds``, and ``[[methods]]`` with ``name``, ``overrides``
 (words of a command line) and ``against``, the method it adds an ingredient to. Seeds of all methods
 take turns, so that a slow hour of the machine is shared. Options behind the script's own are
 overrides of every method.
@@ -125,12 +125,11 @@ def rows(plan: Plan, found: dict[str, list[dict[str, Any]]], versions: str) -> l
 
 
 def markdown(table: list[list[str]]) -> str:
-    lines = ["| method | accuracy | against | gain | training |", "|---|---|---|---|---|"]
-    for name, _, against, _, mean, sd, more, more_sd, seconds, *_ in table:
-        difference = f"{more} ± {more_sd}" if more else "–"
-        lines.append(
-            f"| {name} | {mean} ± {sd} | {against or '–'} | {difference} | {float(seconds):.0f} s |"
-        )
+    lines = ["| method | accuracy, % | against | gain |", "|---|---|---|---|"]
+    for name, _, against, _, mean, sd, more, more_sd, *_ in table:
+        difference = f"{100 * float(more):+.1f} ± {100 * float(more_sd):.1f}" if more else "–"
+        accuracy = f"{100 * float(mean):.1f} ± {100 * float(sd):.1f}"
+        lines.append(f"| {name} | {accuracy} | {against or '–'} | {difference} |")
     return "\n".join(lines)
 
 
@@ -170,7 +169,11 @@ def main() -> None:
     versions = " ".join(f"{name}={environment[name]}" for name in ("jax", "flax", "optax"))
     table = rows(plan, found, versions)
     print(markdown(table))
-    print(f"{minutes:.1f} minutes in all; the budget is {plan.minutes:g}")
+    longest = max(line["seconds"] for lines in found.values() for line in lines) / 60
+    print(
+        f"{minutes:.1f} minutes in all, the longest training {longest:.1f}; "
+        f"the budget of one is {plan.minutes:g}"
+    )
     if args.csv:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table])

@@ -2,10 +2,12 @@
 
 import csv
 import re
+import tomllib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -146,6 +148,24 @@ def test_inference_speeds_are_rows_of_the_csv():
             ms = f"{float(row['median_ms']):.3g}"
             ratio = "" if contestant == "float-xla" else f" ({float(row['ratio']):.3g}×)"
             assert cell == ms + ratio, (net, batch, threads, contestant)
+
+
+def test_methods_are_in_the_csv():
+    rows = list(csv.DictReader((ROOT / "docs" / "methods.csv").open(encoding="utf-8")))
+    plan = tomllib.loads((ROOT / "configs/methods/cifar10.toml").read_text(encoding="utf-8"))
+    methods = [(m["name"], m.get("overrides", ""), m.get("against", "")) for m in plan["methods"]]
+    assert [(row["name"], row["overrides"], row["against"]) for row in rows] == methods
+    for row in rows:
+        scores = [float(score) for score in row["test_accuracy"].split()]
+        assert len(scores) == len(plan["seeds"])
+        assert float(row["mean"]) == pytest.approx(np.mean(scores), abs=1e-4)
+        assert float(row["sd"]) == pytest.approx(np.std(scores, ddof=1), abs=1e-4)
+        shown = f"| {row['name']} | {100 * float(row['mean']):.1f} ± {100 * float(row['sd']):.1f} |"
+        gain = "–"
+        if row["against"]:
+            gain = f"{100 * float(row['gain']):+.1f} ± {100 * float(row['gain_sd']):.1f}"
+        assert f"{shown} {row['against'] or '–'} | {gain} |\n" in README
+        assert float(row["seconds"]) < 60 * plan["minutes"]
 
 
 ZOO = re.findall(
