@@ -18,13 +18,28 @@ from flax import nnx
 
 from binjax.deploy.modules import Named
 from binjax.deploy.operations import Conv, Dense
-from binjax.layers import BatchNorm, BinaryConv, BinaryDense, ShiftBatchNorm
-from binjax.layers.base import plus_bias
+from binjax.layers import (
+    Activation,
+    BatchNorm,
+    BinaryConv,
+    BinaryDense,
+    DPReLU,
+    LearnedScale,
+    PReLU,
+    RPReLU,
+    Shift,
+    ShiftBatchNorm,
+)
+from binjax.layers.base import plus_bias, scaled
 from binjax.layers.quantize import quantize
+from binjax.rounding import apart
 from binjax.ste import Quantizer, Stochastic
 
 Layer = BinaryDense | BinaryConv
 Norm = BatchNorm | ShiftBatchNorm
+Function = Activation | DPReLU | LearnedScale | PReLU | RPReLU | Shift
+Between = Norm | Function
+"""What may stand between a product and the next sign: functions of one number, per channel."""
 SignQuantizer = Quantizer | Stochastic
 
 
@@ -38,10 +53,11 @@ class Block:
     Attributes:
         op: the layer as an operation.
         layer: the layer itself.
-        weights: its binarized kernel, ±1.
-        before: norms up to the pooling, or to the end where there is none.
+        weights: its binarized kernel, ±1; where it multiplies floats, the kernel.
+        scale: of these signs, ``[outputs]`` or a scalar; None if they have none.
+        before: norms and functions up to the pooling, or to the end where there is none.
         pools: pooling layers, next to each other.
-        after: norms behind the pooling.
+        after: norms and functions behind the pooling.
         flatten: name of a flattening behind all of them, if there is one.
         quantizer: the next layer's sign; None behind the last layer, and where the next layer takes
             floats.
@@ -52,9 +68,10 @@ class Block:
     op: Dense | Conv
     layer: Layer
     weights: np.ndarray
-    before: tuple[Norm, ...]
+    scale: jax.Array | None
+    before: tuple[Between, ...]
     pools: tuple[Named, ...]
-    after: tuple[Norm, ...]
+    after: tuple[Between, ...]
     flatten: str | None
     quantizer: SignQuantizer | None
     floats: str | None = None
@@ -66,9 +83,16 @@ class Block:
         return {
             "bias": None if bias is None else bias[...],
             "columns": self.weights.reshape(-1, self.op.outputs).astype(np.int32).sum(0),
-            "before": [nnx.split(norm)[1] for norm in self.before],
-            "after": [nnx.split(norm)[1] for norm in self.after],
+            "scale": self.scale,
+            "before": [nnx.split(module)[1] for module in self.before],
+            "after": [nnx.split(module)[1] for module in self.after],
+            "quantizer": _state(self.quantizer),
         }
+
+    @property
+    def functions(self) -> list[Function]:
+        """What stands between product and sign beside norms."""
+        return [m for m in (*self.before, *self.after) if isinstance(m, Function)]
 
     def result(self, variables: Any, sums: jax.Array) -> jax.Array:
         """What the trained layer makes of integer sums ``int32[..., outputs]``: its real output."""
@@ -78,7 +102,10 @@ class Block:
             real = sums.astype(jnp.float32)
         else:
             real = scale.outputs(sums, variables["columns"])
-        return plus_bias(real.astype(dtype), variables["bias"])
+        real = real.astype(dtype)
+        if variables["scale"] is not None:
+            real = apart(scaled(real, variables["scale"]))
+        return plus_bias(real, variables["bias"])
 
     def pooled_values(self, variables: Any, sums: jax.Array) -> jax.Array:
         """What the pooling takes the maximum of, per sum."""
@@ -90,10 +117,17 @@ class Block:
 
     def bits(self, variables: Any, sums: jax.Array) -> jax.Array:
         """Whether the next layer's input is +1, per sum."""
-        return quantize(self.quantizer, self.values(variables, sums), train=False, key=None) > 0
+        quantizer = self.quantizer
+        if isinstance(quantizer, nnx.Module):
+            quantizer = nnx.merge(nnx.split(quantizer)[0], variables["quantizer"])
+        return quantize(quantizer, self.values(variables, sums), train=False, key=None) > 0
 
 
-def _through(norms: Sequence[Norm], states: Sequence[Any], x: jax.Array) -> jax.Array:
-    for norm, state in zip(norms, states, strict=True):
-        x = nnx.merge(nnx.split(norm)[0], state)(x, train=False)
+def _through(modules: Sequence[Between], states: Sequence[Any], x: jax.Array) -> jax.Array:
+    for module, state in zip(modules, states, strict=True):
+        x = nnx.merge(nnx.split(module)[0], state)(x, train=False)
     return x
+
+
+def _state(quantizer: SignQuantizer | None) -> Any:
+    return nnx.split(quantizer)[1] if isinstance(quantizer, nnx.Module) else None

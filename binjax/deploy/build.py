@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from flax import nnx
 
-from binjax.deploy.block import Block, Layer, Norm, SignQuantizer
+from binjax.deploy.block import Between, Block, Function, Layer, Norm, SignQuantizer
 from binjax.deploy.graph import after
 from binjax.deploy.modules import Named, in_order
 from binjax.deploy.operations import (
@@ -21,12 +22,12 @@ from binjax.deploy.operations import (
     Scores,
     Threshold,
 )
-from binjax.layers import BinaryDense
+from binjax.layers import BinaryDense, LearnedScale
 from binjax.layers import Flatten as FlattenLayer
 from binjax.layers import MaxPool as MaxPoolLayer
 from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of, quantize
-from binjax.ste import is_sign
+from binjax.ste import factors_of, is_sign
 from binjax.xnor.geometry import Geometry, pads
 
 
@@ -140,8 +141,8 @@ def _make_block(
 ) -> tuple[Block, tuple[int, ...]]:
     layer = named.module
     assert isinstance(layer, Layer)
-    before: list[Norm] = []
-    after: list[Norm] = []
+    before: list[Between] = []
+    after: list[Between] = []
     pools: list[Named] = []
     flatten: str | None = None
     for other in behind:
@@ -152,7 +153,10 @@ def _make_block(
                 f"stands behind {flatten}; between a flattening and the next binary "
                 "layer nothing can be folded: put it in front",
             )
-        if isinstance(module, Norm):
+        if isinstance(module, Norm | Function):
+            if floats is not None and isinstance(module, Function):
+                _refuse(other, f"stands behind {named.name}, which stays float; there norms can")
+            _check_channels(other)
             (after if pools else before).append(module)
         elif isinstance(module, MaxPoolLayer):
             if after:
@@ -163,30 +167,52 @@ def _make_block(
         else:
             _refuse(
                 other,
-                "cannot be folded into a threshold; known are BatchNorm, "
-                "ShiftBatchNorm, MaxPool and Flatten",
+                "cannot be folded into a threshold; known are BatchNorm, ShiftBatchNorm, MaxPool, "
+                "Flatten and, channel by channel, Activation, PReLU, RPReLU, DPReLU, Shift, "
+                "LearnedScale",
             )
+    learned = isinstance(quantizer, nnx.Module) and nnx.state(quantizer, nnx.Param)
+    if flatten is not None and learned:
+        raise DeployError(
+            f"{flatten}: the layer behind it has {name_of(quantizer)}, with a threshold for each "
+            "place and channel; only one for each channel can be folded"
+        )
     if last and pools:
         _refuse(pools[0], "pools scores; only layers that a sign follows are pooled")
     rule = Scores(1.0 if layer.pixels is None else layer.pixels.scale) if last else Threshold()
     op = _operation(named.name, layer, rule, shape)
-    weights = _signs(named) if floats is None else _real_kernel(layer)
+    weights, scale = _signs(named) if floats is None else (_real_kernel(layer), None)
     behind_it = tuple(before), tuple(pools), tuple(after), flatten, quantizer
-    block = Block(op, layer, weights, *behind_it, floats)
+    block = Block(op, layer, weights, scale, *behind_it, floats)
     return block, _shape_after(block, shape)
 
 
-def _signs(named: Named) -> np.ndarray:
+def _check_channels(named: Named) -> None:
+    module = named.module
+    if isinstance(module, LearnedScale) and len(module.shape) != 1:
+        _refuse(named, "scales places too; thresholds are per channel")
+
+
+def _signs(named: Named) -> tuple[np.ndarray, jax.Array | None]:
+    """The kernel's signs and their scale."""
     layer = named.module
     assert isinstance(layer, Layer)
-    values = np.asarray(quantize(layer.kernel_quantizer, layer.kernel[...], train=False, key=None))
+    split = factors_of(layer.kernel_quantizer)
+    if split is None:
+        signs, scale = (
+            quantize(layer.kernel_quantizer, layer.kernel[...], train=False, key=None),
+            None,
+        )
+    else:
+        signs, scale = split(layer.kernel[...])
+    values = np.asarray(signs)
     other = values[~np.isin(values, (-1, 1))]
     if other.size:
         raise DeployError(
             f"{named.name}: its kernel quantizer {name_of(layer.kernel_quantizer)} gives values "
             f"other than ±1, such as {float(other[0]):g}; only ±1 can be packed"
         )
-    return values
+    return values, scale
 
 
 def _real_kernel(layer: Layer) -> np.ndarray:

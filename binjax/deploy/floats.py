@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from binjax.deploy.block import Block, Norm
+from binjax.deploy.block import Between, Block, Norm
 from binjax.deploy.build import pool_sizes, sign_of
 from binjax.deploy.operations import (
     AFFINE,
@@ -85,8 +85,8 @@ def float_ops(block: Block) -> tuple[list[Op], Arrays]:
     bias = zeros if layer.bias is None else np.asarray(layer.bias[...], np.float32)
     plain = {"bias": zeros, "mean": zeros, "factor": ones, "offset": zeros}
 
-    def affine(norms: tuple[Norm, ...], label: str, first: Arrays) -> None:
-        parts = [plain | affine_of(norm) for norm in norms] or [plain]
+    def affine(norms: tuple[Between, ...], label: str, first: Arrays) -> None:
+        parts = [plain | affine_of(norm) for norm in norms if isinstance(norm, Norm)] or [plain]
         parts[0] |= first
         for i, own in enumerate(parts):
             ops.append(Affine(f"{name}-{label}{i + 1}"))

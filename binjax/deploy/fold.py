@@ -116,6 +116,21 @@ def rising(before: Sums, variables: Any, op: Dense | Conv) -> np.ndarray:
     return grows
 
 
+def turning(before: Sums, variables: Any, op: Dense | Conv) -> int | None:
+    """A channel in which a function of sums both rises and falls; None if there is none."""
+    evaluate = jax.jit(before)
+    last: np.ndarray | None = None
+    grows, falls = np.zeros(op.outputs, bool), np.zeros(op.outputs, bool)
+    for sums in all_sums(op):
+        rows = np.broadcast_to(sums[:, None], (len(sums), op.outputs))
+        values = np.asarray(evaluate(variables, jnp.asarray(rows)), np.float32)
+        steps = np.diff(values if last is None else np.concatenate([last, values]), axis=0)
+        grows, falls = grows | (steps > 0).any(0), falls | (steps < 0).any(0)
+        last = values[-1:]
+    both = np.flatnonzero(grows & falls)
+    return int(both[0]) if both.size else None
+
+
 def all_sums(op: Dense | Conv) -> Iterator[np.ndarray]:
     """Every sum a layer can reach, in runs of bounded length."""
     largest, step = largest_sum(op), sum_step(op)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from binjax.deploy import fold
-from binjax.deploy.block import Block
+from binjax.deploy.block import Block, Norm
 from binjax.deploy.build import make_blocks, pool_sizes, sign_of
 from binjax.deploy.floats import PixelScaling, affine_of, float_ops, scaling_arrays
 from binjax.deploy.graph import Graph, shapes
@@ -29,6 +29,7 @@ from binjax.deploy.operations import (
 )
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.words import pack_last
+from binjax.layers.quantize import name_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -79,7 +80,13 @@ def assemble(
     if pixel_scaling is not None and blocks[0].op.operand != "pixels":
         ops.append(ToFloat("scaled", "pixels"))
         tensors |= scaling_arrays("scaled", pixel_scaling, image.shape[2])
-    if sign_of(blocks[0].layer) is not None:
+    first = sign_of(blocks[0].layer)
+    if isinstance(first, nnx.Module):
+        raise DeployError(
+            f"{blocks[0].op.name}: images are binarized by their signs, and {name_of(first)} may "
+            'have thresholds of its own; take input_quantizer = "ste_sign" in the first layer'
+        )
+    if first is not None:
         ops.append(Sign("sign"))
     if flatten is not None:
         ops.append(Flatten(flatten))
@@ -126,6 +133,8 @@ def pack_block(block: Block) -> tuple[list[Op], Arrays]:
         op, parts = _scores(block)
         return [op], arrays | {f"{name}.{part}": values for part, values in parts.items()}
     folded = fold.find_thresholds(block.bits, block.variables, op)
+    if block.functions:
+        _check_monotone(block, folded)
     ops: list[Op] = [op]
     flip = folded.flip
     if block.pools:
@@ -142,6 +151,28 @@ def pack_block(block: Block) -> tuple[list[Op], Arrays]:
     if block.flatten is not None:
         ops.append(Flatten(block.flatten))
     return ops, arrays
+
+
+def _check_monotone(block: Block, folded: fold.Folded) -> None:
+    """Refuse a block whose learned functions rise and fall: no threshold is where they turn.
+
+    Raises:
+        DeployError: a channel does.
+    """
+    op, variables = block.op, block.variables
+    channel = None
+    _, wrong = fold.check_thresholds(block.bits, variables, op, folded)
+    if wrong is not None:
+        channel = wrong.channel
+    elif block.pools:
+        channel = fold.turning(block.pooled_values, variables, op)
+    if channel is not None:
+        kinds = ", ".join(type(module).__name__ for module in block.functions)
+        raise DeployError(
+            f"{op.name}: what follows it ({kinds}) rises and falls with the sum of channel "
+            f"{channel}, so that its sign is no threshold: a slope is negative; keep slopes "
+            "positive in training"
+        )
 
 
 def _words(block: Block) -> np.ndarray:
@@ -162,8 +193,21 @@ def _scores(block: Block) -> tuple[Dense | Conv, Arrays]:
     zeros, ones = np.zeros(op.outputs, np.float32), np.ones(op.outputs, np.float32)
     bias = zeros if layer.bias is None else np.asarray(layer.bias[...], np.float32)
     parts = {"bias": bias, "mean": zeros, "factor": ones, "offset": zeros}
+    if block.functions:
+        kinds = ", ".join(type(module).__name__ for module in block.functions)
+        raise DeployError(f"{op.name} is followed by {kinds}; scores are kept with a norm at most")
+    if block.scale is not None and norms:
+        raise DeployError(
+            f"{op.name}: scores of a scaled kernel ({name_of(layer.kernel_quantizer)}) are kept "
+            "without a norm only; leave the norm or the scale of the last layer out"
+        )
+    if block.scale is not None:
+        scale = np.broadcast_to(np.asarray(block.scale, np.float32), ones.shape).copy()
+        parts |= {"bias": zeros, "factor": scale, "offset": bias}
     if norms:
-        parts |= affine_of(norms[0])
+        (norm,) = norms
+        assert isinstance(norm, Norm)
+        parts |= affine_of(norm)
     rule = op.rule
     assert isinstance(rule, Scores)
     _check_scores(block, rule, parts)

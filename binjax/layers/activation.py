@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from binjax.rounding import apart
 from binjax.ste import hard_sigmoid, hard_tanh
 
 
@@ -104,7 +105,7 @@ class PReLU(nnx.Module):
         """x: ``[..., n]``, or anything if n is 1."""
         if self.n != 1:
             check_last("PReLU", x, self.n)
-        return jnp.where(x > 0, x, along(self.slope[...], x) * x)
+        return jnp.where(x > 0, x, _product(along(self.slope[...], x), x, train))
 
 
 class RPReLU(nnx.Module):
@@ -122,7 +123,7 @@ class RPReLU(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[..., n]``."""
-        return self.behind(self.prelu(self.before(x)))
+        return self.behind(self.prelu(self.before(x), train=train))
 
 
 class DPReLU(nnx.Module):
@@ -148,7 +149,7 @@ class DPReLU(nnx.Module):
         check_last("DPReLU", x, self.n)
         moved = x - along(self.shift[...], x)
         slope = jnp.where(moved > 0, along(self.positive[...], x), along(self.negative[...], x))
-        return slope * moved + along(self.bias[...], x)
+        return _product(slope, moved, train) + along(self.bias[...], x)
 
 
 class LearnedScale(nnx.Module):
@@ -179,8 +180,13 @@ class LearnedScale(nnx.Module):
         for axis, factor in zip(axes, self.factors, strict=True):
             sizes = [1] * x.ndim
             sizes[axis] = -1
-            x = x * factor[...].astype(x.dtype).reshape(sizes)
+            x = _product(x, factor[...].astype(x.dtype).reshape(sizes), train)
         return x
+
+
+def _product(a: jax.Array, b: jax.Array, train: bool) -> jax.Array:
+    """``a * b``, in evaluation with its own rounding, since thresholds are folded from it."""
+    return a * b if train else apart(a * b)
 
 
 def along(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from binjax.layers.quantize import (
 )
 from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
+from binjax.rounding import apart
 from binjax.ste import Quantizer, factors_of, precision, ste_sign
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
@@ -128,7 +129,10 @@ class BinaryLayer(nnx.Module):
             y = self._float_product(factors.x, factors.kernel)
         else:
             y = multiply(factors.product, factors.x, factors.kernel)
-        y = plus_bias(scaled(y, factors.scale), None if self.bias is None else self.bias[...])
+        if factors.scale is not None:
+            y = scaled(y, factors.scale)
+            y = y if train else apart(y)  # thresholds are folded from these very values
+        y = plus_bias(y, None if self.bias is None else self.bias[...])
         record(self, "output", y)
         return y
 
