@@ -23,6 +23,7 @@ def clock():
     return functools.partial(next, itertools.count(step=0.5))
 
 
+@pytest.mark.slow
 def test_variants_start_with_equal_losses():
     variants = [v for v in training.VARIANTS if v not in ("torch", "bnn-lab", "larq")]
     with jax.numpy_rank_promotion("allow"):  # plain JAX is written as others write it

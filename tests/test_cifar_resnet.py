@@ -18,7 +18,7 @@ SHAPE = (12, 12, 3)
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
 INGREDIENTS = [
     SLOW({"shortcut": "block", "downsample": "pad", "activation": "hard_tanh"}),
-    {"kernel_quantizer": "xnor_weight_scale", "input_scale": True, "norm_first": True},
+    SLOW({"kernel_quantizer": "xnor_weight_scale", "input_scale": True, "norm_first": True}),
     {"scale": "rank1", "activation": "relu"},
     SLOW({"scale": "channel", "activation": "dprelu", "kernel_quantizer": "libra_pb"}),
     {"input_quantizer": "rsign", "activation": "rprelu", "downsample": "pad"},

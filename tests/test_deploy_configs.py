@@ -38,8 +38,17 @@ def made_up(config, warn):
     )
 
 
-@pytest.mark.parametrize("norm", ["batch", "shift"])
-@pytest.mark.parametrize("name", SMALLER)
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param(name, norm, marks=pytest.mark.slow)
+        if (name, norm)
+        in (("svhn_convnet", "batch"), ("svhn_convnet", "shift"), ("cifar10_convnet", "batch"))
+        else (name, norm)
+        for name in SMALLER
+        for norm in ("batch", "shift")
+    ],
+)
 def test_every_config_exports_and_proves(name, norm, tmp_path, monkeypatch, capsys):
     table = tomllib.loads((ROOT / "configs" / f"{name}.toml").read_text(encoding="utf-8"))
     table |= {"epochs": 1, "batch_size": 16}

@@ -110,7 +110,10 @@ def test_gradients_on_one_thread_and_two():
 # split by the number of threads: a convolutional network has the bits of that number.
 @pytest.mark.parametrize(
     ("net", "memory", "threads"),
-    [("mlp", "full", ("one", "two")), ("cifar10_convnet", "lean", ("two", "two"))],
+    [
+        ("mlp", "full", ("one", "two")),
+        pytest.param("cifar10_convnet", "lean", ("two", "two"), marks=pytest.mark.slow),
+    ],
 )
 def test_training_steps(net, memory, threads, tmp_path):
     path = tmp_path / "net.toml"

@@ -68,6 +68,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_weights_again(
     )
 
 
+@pytest.mark.slow
 def test_bop_starts_from_signs(tmp_path):
     path = write_config(tmp_path, TINY)
     fit(path, tmp_path / "latent", "--epochs", "1")

@@ -179,6 +179,7 @@ def test_one_step_equals_that_of_a_single_device(pair, tmp_path):
             np.testing.assert_allclose(first[name], leaf, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_epoch_and_going_on(launch, tiny, tmp_path, capsys):
     """With two processes, again with two, then with one; the run is that of a single device."""
     root = tmp_path / "run"

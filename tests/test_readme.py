@@ -176,7 +176,15 @@ ZOO = re.findall(
 )
 
 
-@pytest.mark.parametrize(("kind", "small", "numbers"), [(z[0], z[1], z[2:]) for z in ZOO])
+@pytest.mark.parametrize(
+    ("kind", "small", "numbers"),
+    [
+        (z[0], z[1], z[2:])
+        if z[0] in ("cifar_resnet", "quicknet", "vgg_cifar10_binary", "bnext_t")
+        else pytest.param(z[0], z[1], z[2:], marks=pytest.mark.slow)
+        for z in ZOO
+    ],
+)
 def test_the_zoo_is_counted(kind, small, numbers):
     """What `binjax summary MODEL` prints, at the sizes that the table is for."""
     shape, classes = ((32, 32, 3), 10) if small else ((224, 224, 3), 1000)

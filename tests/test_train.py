@@ -23,7 +23,7 @@ SMALL = {
     "larq_cifar10": ({}, (10, 10, 3)),
 }
 # Networks of the zoo take ten seconds and more to compile.
-QUICK = (*SMALL, "cifar_resnet", "birealnet", "resnet_binary")
+QUICK = (*SMALL, "cifar_resnet")
 PLAIN = """
 epochs = 3
 batch_size = 32

@@ -415,6 +415,7 @@ def check_step(kind, options, side=32):
     return found
 
 
+@pytest.mark.slow
 def test_a_step_of_quicknet():
     check_step("quicknet", FAMILIES["quicknet"], side=16)
 
@@ -426,6 +427,7 @@ def test_memory(memory):
     check_same(step("quicknet", options, memory=memory), step("quicknet", options))
 
 
+@pytest.mark.slow
 def test_a_step_of_meliusnet():
     check_step("meliusnet22", FAMILIES["meliusnet22"], side=16)
 

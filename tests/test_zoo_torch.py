@@ -101,7 +101,12 @@ def test_a_binary_block(ends):
 @pytest.mark.parametrize(
     ("kind", "shape", "options"),
     [
-        ("resnet_binary", (8, 8, 3), {"depth": 14, "inflation_ratio": 1}),
+        pytest.param(
+            "resnet_binary",
+            (8, 8, 3),
+            {"depth": 14, "inflation_ratio": 1},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "resnet_binary", (12, 12, 3), {"depth": 50, "stem": "imagenet"}, marks=pytest.mark.slow
         ),
