@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from binjax.ste import absmean_ternary as absmean_ternary
     from binjax.ste import adabin_weights as adabin_weights
     from binjax.ste import approx_sign as approx_sign
+    from binjax.ste import bounded_sign as bounded_sign
     from binjax.ste import declare as declare
     from binjax.ste import dorefa as dorefa
     from binjax.ste import ede as ede
@@ -107,6 +108,7 @@ _FUNCTIONS = {
     "absmax_sign": "ste",
     "absmean_ternary": "ste",
     "approx_sign": "ste",
+    "bounded_sign": "ste",
     "declare": "ste",
     "hard_sigmoid": "ste",
     "hard_tanh": "ste",

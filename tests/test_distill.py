@@ -120,13 +120,3 @@ def test_a_student_that_diverges_is_told_the_layer(tmp_path):
     words += ["--optimizer.learning_rate", "1e38"]
     with pytest.raises(train.Diverged, match="not finite"):
         fit(path, tmp_path / "student", *words)
-
-
-@pytest.mark.parametrize("quantizer", ["ede", "recu"])
-def test_how_long_an_annealed_run_trains_is_fixed(tmp_path, quantizer):
-    which = "kernel_quantizer" if quantizer == "recu" else "input_quantizer"
-    path = write_config(tmp_path, TINY)
-    words = [f"--model.{which}", quantizer]
-    fit(path, tmp_path / "run", *words, "--epochs", "1")
-    with pytest.raises(train.RunError, match=r"other settings \(epochs\)"):
-        fit(path, tmp_path / "run", *words, "--epochs", "2")

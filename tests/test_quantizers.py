@@ -48,6 +48,11 @@ ELEMENTWISE = {
         np.ones_like,
     ),
     "approx_sign": (ste.approx_sign, reference.sign, reference.approx),
+    "bounded_sign": (
+        ste.bounded_sign,
+        reference.sign,
+        lambda x: reference.inside(x, 3.0) * 2 / 3,
+    ),
     "swish_sign": (ste.swish_sign, reference.sign, lambda x: reference.sigmoid_like(x, 5.0)),
     "ste_heaviside": (ste.ste_heaviside, reference.heaviside, reference.inside),
     "ste_heaviside 2": (
@@ -230,6 +235,7 @@ def test_absmax(per, axes):
         np.testing.assert_array_equal(found, np.where(wide > 0, w, 0) if positive else w)
     assert not np.any(ste.absmax(jnp.zeros((2, 3)), 4, per))
     assert ste.absmax(jnp.zeros((0, 3)), 4, per).shape == (0, 3)
+    assert ste.precision(functools.partial(ste.absmax, k_bit=4, eps=1e-3)) == 4
 
 
 @pytest.mark.parametrize("shape", [(33, 5), (3, 3, 4, 6)], ids=str)

@@ -11,6 +11,7 @@ from runs import TINY, Recorder, fit, write_config
 from binjax import config
 from binjax.config import ConfigError
 from binjax.layers import BatchNorm, BinaryDense, Sequential, split
+from binjax.train.limits import find_limits
 from binjax.train.optimizer import (
     decay_mask,
     free_weights_warning,
@@ -20,6 +21,7 @@ from binjax.train.optimizer import (
 from binjax.train.task import make_task
 
 SHAPE = (6, 6, 1)
+LONG = {"kind": "cosine", "warmup_epochs": 10}
 
 
 def load(optimizer, **more):
@@ -76,6 +78,29 @@ def test_two_rules():
     kernel = params["dense"]["kernel"]
     moved = np.clip(np.asarray(kernel) + 0.25, -0.5, 0.5) - np.asarray(kernel)
     np.testing.assert_allclose(steps["dense"]["kernel"], moved, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "latent"),
+    [
+        ("ste_sign", True),
+        ("ste_tern", True),
+        ({"kind": "absmax", "per": "channel"}, False),
+        ({"kind": "dorefa", "k_bit": 4, "mode": "weights"}, False),
+    ],
+    ids=str,
+)
+def test_kernels_of_more_levels_are_not_flipped(quantizer, latent):
+    task = make_task(
+        load({"kind": "bop"}, model={"kind": "mlp", "widths": [8], "kernel_quantizer": quantizer}),
+        SHAPE,
+        10,
+        40,
+    )
+    state = jax.eval_shape(task.init)
+    assert ("dense1" in state.start_signs) == latent
+    kernel = task.init().params["dense1"]["kernel"]
+    assert bool(jnp.all(jnp.abs(kernel) == 1)) == latent
 
 
 @pytest.mark.parametrize(
@@ -153,6 +178,49 @@ def test_schedules_that_make_no_sense(schedule, message):
     options = load({"kind": "sgd", "schedule": schedule}).optimizer
     with pytest.raises(ConfigError, match=message):
         make_schedule(options, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "key"),
+    [
+        (
+            {"kind": "adam", "others": {"kind": "sgd", "schedule": LONG}},
+            "optimizer.others.schedule.warmup",
+        ),
+        (
+            {"kind": "bop", "others": {"kind": "sgd", "schedule": LONG}},
+            "optimizer.others.schedule.warmup",
+        ),
+        ({"kind": "bop", "gamma_schedule": LONG}, "optimizer.gamma_schedule.warmup"),
+    ],
+)
+def test_mistakes_name_their_schedule(optimizer, key):
+    loaded = load(optimizer)
+    with pytest.raises(ConfigError, match=key):
+        make_optimizer(loaded.optimizer, network(), 10, 10)
+    quick = config.fast(loaded)
+    make_optimizer(quick.optimizer, network(), quick.epochs, 8)
+
+
+def test_limits():
+    layers = {
+        "plain": BinaryDense(4, 4, rngs=nnx.Rngs(0)),
+        "wide": BinaryDense(
+            4,
+            4,
+            input_quantizer={"kind": "bounded_sign", "bound": 3.0},
+            kernel_quantizer={"kind": "ste_sign", "clip_value": "none"},
+            rngs=nnx.Rngs(0),
+        ),
+        "levels": BinaryDense(4, 4, kernel_quantizer="absmax", rngs=nnx.Rngs(0)),
+    }
+    model = Sequential(layers)
+    found = find_limits(model, load({"kind": "adam", "clip": 1.25}).optimizer)
+    assert found.inputs == {"plain": 1.0, "wide": 3.0, "levels": 1.0}
+    assert found.weights == {"plain": 1.0, "wide": 1.25}
+    free = find_limits(model, load({"kind": "adam", "clip": 0.0}).optimizer)
+    assert free.weights == {"plain": 1.0, "wide": np.inf}
+    assert find_limits(model, load({"kind": "bop"}).optimizer).weights == {}
 
 
 def test_weights_that_nothing_clips(tmp_path):

@@ -103,7 +103,7 @@ def test_a_poke_convolution():
     x = RNG.normal(size=(3, 6, 6, 16)).astype(np.float32)
     whole = RNG.normal(size=(3, 3, 3, 8)).astype(np.float32)
     wide = x.astype(np.float64)
-    kernel = values(module.conv.kernel)
+    kernel = values(module.body.conv.kernel)
     kernel = sign(kernel) * np.abs(kernel).max((0, 1, 2)) / 2
     y = norm(conv(sign(wide), kernel, 2))
     padded = np.pad(wide, ((0, 0), (0, 1), (0, 1), (0, 0)))
@@ -124,9 +124,38 @@ def test_a_poke_convolution():
 def test_a_bottleneck_begins_as_its_shortcuts():
     """The norm in front of the sum has a scale of 0 in its last convolution."""
     block = Bottleneck(64, 16, 1, Compute(), nnx.Rngs(0))
-    assert not np.any(block.conv3.norm1.scale[...]) and np.all(block.conv1.norm1.scale[...] == 1)
+    assert not np.any(block.conv3.body.norm.scale[...]) and np.all(
+        block.conv1.body.norm.scale[...] == 1
+    )
     shape = jax.eval_shape(lambda x: block(x, train=False), jnp.ones((2, 4, 4, 64))).shape
     assert shape == (2, 4, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *[("pokebnn", {"width": width}) for width in (0.125, 0.1875, 0.25, 0.5, 0.75, 1.25, 1.5)],
+        *[(kind, {}) for kind in ("bnext_t", "reactnet18", "reactnet_a")],
+    ],
+    ids=str,
+)
+def test_sizes(kind, options):
+    """Widths, and images whose maps have odd sides in front of a stride."""
+
+    def run(x):
+        return MODELS[kind](x.shape[1:], 10, **options, rngs=nnx.Rngs(0))(x)
+
+    for side in (28, 33) if kind != "pokebnn" else (28,):
+        assert jax.eval_shape(run, jnp.ones((1, side, side, 3))).shape == (1, 10)
+
+
+@pytest.mark.parametrize("kind", ["pokebnn", "bnext_t"])
+def test_less_is_kept_on_request(kind):
+    """Of a block's convolution and norm only bits, with memory = "lean"."""
+    options = {"width": 0.125} if kind == "pokebnn" else {}
+    build = lambda: MODELS[kind]((16, 16, 3), 10, **options, rngs=nnx.Rngs(0))  # noqa: E731
+    kept = summarize(nnx.eval_shape(build), (16, 16, 3), batch=16).activations.training
+    assert kept["lean"] < kept["int16"] < kept["full"]
 
 
 def test_shortcuts_are_fitted():
@@ -143,12 +172,12 @@ def test_shortcuts_are_fitted():
 )
 def test_a_recoupled_convolution(side, stride, multiply):
     module = Recoupled(8, side, stride, multiply, "ste_sign", Compute(), nnx.Rngs(0))
-    randomize(module.move.bias, module.share, module.prelu.slope, module.gate.reduce.bias)
+    randomize(module.move.bias, module.share, module.body.prelu.slope, module.gate.reduce.bias)
     module.share[...] = module.share[...].at[0].set(1.5).at[1].set(-0.5)
     x = RNG.normal(size=(3, 6, 6, 8)).astype(np.float32)
     wide = x.astype(np.float64)
     signs = sign(x + np.asarray(module.move.bias[...]))
-    kernel = sign(values(module.conv.kernel))
+    kernel = sign(values(module.body.conv.kernel))
     if side == 3:  # a border of 1 all around, whatever the stride
         padded = np.pad(signs, ((0, 0), (1, 1), (1, 1), (0, 0)))
         y = np.stack(
@@ -162,7 +191,7 @@ def test_a_recoupled_convolution(side, stride, multiply):
     else:
         y = signs @ kernel[0, 0]
     y = norm(y)
-    y = np.where(y > 0, y, values(module.prelu.slope) * y)
+    y = np.where(y > 0, y, values(module.body.prelu.slope) * y)
     around = np.where(wide > 0, wide, 0.25 * wide) if multiply else wide
     if stride == 2:
         wide, around = (v.reshape(3, 3, 2, 3, 2, 8).mean((2, 4)) for v in (wide, around))
@@ -198,7 +227,7 @@ def test_progressive_kernels_end_as_signs():
 
     x = jnp.asarray(RNG.normal(size=(2, 4, 4, 8)), jnp.float32)
     module = make(True)
-    assert "progressive_sign" in str(module.conv.floats_because(train=True))
+    assert "progressive_sign" in str(module.body.conv.floats_because(train=True))
     assert np.max(np.abs(module(x) - make(False)(x))) > 1e-3
     set_progress(module, 1.0)
     np.testing.assert_array_equal(module(x), make(False)(x))
@@ -207,8 +236,8 @@ def test_progressive_kernels_end_as_signs():
 @pytest.mark.parametrize(
     ("kind", "shape", "options", "message"),
     [
-        ("pokebnn", (32, 32, 3), {"width": 0.3}, "width is 0.3; 64, 128, 256 and 512 channels"),
-        ("pokebnn", (32, 32, 3), {"width": 0.1}, "at least 8"),
+        ("pokebnn", (32, 32, 3), {"width": 0.3}, "width is 0.3; 64 times it must be an integer"),
+        ("pokebnn", (32, 32, 3), {"width": 0.375}, "above 16 a multiple of 16"),
         ("pokebnn", (32, 32, 3), {"stem_filters": 48}, "stem_filters is 48; it must divide 64"),
         ("pokebnn", (4, 4, 3), {}, "images of 4x4 are too small; at least 8x8"),
         ("bnext_t", (32, 32, 3), {"size": "huge"}, "size is 'huge'; choose 'tiny', 'small'"),

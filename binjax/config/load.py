@@ -74,7 +74,19 @@ def fast(config: Config) -> Config:
             "limit_test": min(config.data.limit_test or 10**9, 2 * config.batch_size),
         }
     )
-    return config.model_copy(update={"epochs": 1, "data": data})
+    optimizer = _without_warmup(config.optimizer)
+    return config.model_copy(update={"epochs": 1, "data": data, "optimizer": optimizer})
+
+
+def _without_warmup(section: Any) -> Any:
+    """The optimizer's section with schedules that begin at their full rate."""
+    update: dict[str, Any] = {}
+    for key in ("schedule", "gamma_schedule"):
+        if getattr(getattr(section, key, None), "warmup_epochs", 0):
+            update[key] = getattr(section, key).model_copy(update={"warmup_epochs": 0})
+    if getattr(section, "others", None) is not None:
+        update["others"] = _without_warmup(section.others)
+    return section.model_copy(update=update)
 
 
 def differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:

@@ -49,6 +49,13 @@ class SwishSign(QuantizerSection):
     beta: Rate = 5.0
 
 
+class BoundedSign(QuantizerSection):
+    """Sign with the gradient 2/bound up to a bound (PokeBNN)."""
+
+    kind: Literal["bounded_sign"] = "bounded_sign"
+    bound: Rate = 3.0
+
+
 class Fourier(QuantizerSection):
     """Sign with the derivative of its Fourier series (FDA-BNN)."""
 
@@ -219,7 +226,19 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Both = SteSign | ApproxSign | SwishSign | Fourier | Ede | Rbnn | Dorefa | SteTern | Absmax | Noop
+Both = (
+    SteSign
+    | ApproxSign
+    | SwishSign
+    | BoundedSign
+    | Fourier
+    | Ede
+    | Rbnn
+    | Dorefa
+    | SteTern
+    | Absmax
+    | Noop
+)
 ForInputs = StochasticSign | SteHeaviside | RSign | AdaBinActivations | AbsmaxInt8
 ForKernels = (
     MagnitudeAwareSign

@@ -128,7 +128,8 @@ class ProgressiveSign(nnx.Module):
 
     The temperature goes from 1 to ``t_end`` geometrically over the first part of the run, from then
     on it is 0. Guo et al. 2022, BNext: .9 to the power of the epoch, below 1e-7 after 153 of 512
-    epochs. Until then the values are not ±1, so products with them are products of floats.
+    epochs. Until then the values are not ±1, so products with them are products of floats, and
+    ``train`` takes no epoch for the best. The evaluation of the last epoch is always of signs.
 
     Args:
         n: channels; not used.

@@ -239,4 +239,5 @@ def _derive(key: jax.Array | None, use: int) -> jax.Array | None:
 
 
 def _kernel(value: jax.Array, quantizer: Quantizer | None) -> nnx.Param[jax.Array]:
-    return nnx.Param(value) if precision(quantizer) == 32 else BinaryWeight(value)
+    bits = precision(quantizer)
+    return nnx.Param(value) if bits is not None and bits > 2 else BinaryWeight(value)

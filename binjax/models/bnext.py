@@ -126,7 +126,7 @@ class Recoupled(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.move = Shift(n)
-        self.conv = BinaryConv(
+        conv = BinaryConv(
             n,
             n,
             (side, side),
@@ -139,9 +139,10 @@ class Recoupled(nnx.Module):
             dtype=compute.dtype,
             rngs=rngs,
         )
-        self.norm1, self.norm2, self.prelu = torch_norm(n), torch_norm(n), PReLU(n)
+        body = {"conv": conv, "norm": torch_norm(n), "prelu": PReLU(n)}
+        self.body, self.norm = Sequential(body, memory=compute.memory), torch_norm(n)
         self.around = PReLU(n) if multiply else None
-        self.pool = AvgPool() if stride == 2 else None
+        self.pool = AvgPool((2, 2), padding="SAME") if stride == 2 else None
         self.share = nnx.Param(jnp.full(n, 0.5))
         self.gate = SqueezeExcite(n, kernel_init=TORCH_INIT, dtype=compute.dtype, rngs=rngs)
 
@@ -149,8 +150,7 @@ class Recoupled(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, h, w, channels]``."""
-        y = self.conv(self.move(x), train=train)
-        y = self.prelu(self.norm1(y, train=train))
+        y = self.body(self.move(x), train=train)
         around = x if self.around is None else self.around(x)
         if self.pool is not None:
             x, around = self.pool(x), self.pool(around)
@@ -161,7 +161,7 @@ class Recoupled(nnx.Module):
         y = y * scale.astype(y.dtype)[:, None, None, :]
         if self.around is not None:
             y = y * around
-        return self.norm2(y, train=train) + around
+        return self.norm(y, train=train) + around
 
 
 def _block(

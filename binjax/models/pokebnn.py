@@ -25,7 +25,7 @@ from binjax.models.options import DEFAULT_COMPUTE, Compute, torch_norm
 _STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 _STEM = 64
 _REDUCTION = 8
-_INPUTS = {"kind": "ste_sign", "clip_value": 3.0}
+_INPUTS = {"kind": "bounded_sign", "bound": 3.0}
 
 
 def pokebnn(
@@ -42,8 +42,9 @@ def pokebnn(
     """PokeBNN on ResNet-50's skeleton of 16 bottlenecks.
 
     Blocks' inputs are signs whose gradients pass up to 3, kernels signs times half their largest
-    magnitude. The stem and the last layer have 8 bits, gates 4. On 224x224x3 images and 1000
-    classes their products have an arithmetic effort (ACE) of 4.09e9 and 0.13e9.
+    magnitude. The stem and the last layer have 8 bits, gates 4 (:func:`binjax.ste.absmax`). On
+    224x224x3 images and 1000 classes the arithmetic effort (ACE) is 4.09e9 of convolutions and
+    gates, 0.13e9 of the last layer.
 
     Args:
         input_shape: (height, width, channels).
@@ -56,8 +57,8 @@ def pokebnn(
         compute, rngs: see :func:`binjax.models.mlp`.
 
     Raises:
-        ValueError: images below 8x8, an unknown stem, a width that leaves less than 8 channels or
-            that multiplies none of them to an integer, stem_filters that do not divide 64.
+        ValueError: images below 8x8, an unknown stem, a width that is no multiple of 1/4 (below it:
+            of 1/64, at least 1/8), stem_filters that do not divide 64.
 
     References:
         Zhang, Zhang & Lew 2022, "PokeBNN"; google/aqt ``imagenet/pokebnn.py``.
@@ -154,7 +155,7 @@ class PokeConv(nnx.Module):
         *,
         gamma: float = 1.0,
     ):
-        self.conv = BinaryConv(
+        conv = BinaryConv(
             n_in,
             n_out,
             (side, side),
@@ -166,10 +167,10 @@ class PokeConv(nnx.Module):
             dtype=compute.dtype,
             rngs=rngs,
         )
-        self.norm1, self.norm2 = torch_norm(n_out), torch_norm(n_out)
-        if gamma != 1.0:
-            assert self.norm1.scale is not None
-            self.norm1.scale[...] = jnp.full(n_out, gamma)
+        norm, self.norm = torch_norm(n_out), torch_norm(n_out)
+        assert norm.scale is not None
+        norm.scale[...] = jnp.full(n_out, gamma)
+        self.body = Sequential({"conv": conv, "norm": norm}, memory=compute.memory)
         self.dprelu = DPReLU(n_out)
         self.gate = _gate(n_in, n_out, compute, rngs)
 
@@ -182,13 +183,13 @@ class PokeConv(nnx.Module):
         block_input: jax.Array | None = None,
     ) -> jax.Array:
         """x: ``[n, h, w, n_in]``; block_input: of the shortcut around the whole block."""
-        y = self.norm1(self.conv(x, train=train), train=train)
+        y = self.body(x, train=train)
         y = y + fit(x, y.shape, widen="zeros")
         if block_input is not None:
             y = y + fit(block_input, y.shape, widen="tile")
         scale = self.gate(x, train=train)
         y = self.dprelu(y) * scale.astype(y.dtype)[:, None, None, :]
-        return self.norm2(y, train=train)
+        return self.norm(y, train=train)
 
 
 def fit(x: jax.Array, shape: Sequence[int], *, widen: str) -> jax.Array:
@@ -206,7 +207,7 @@ def fit(x: jax.Array, shape: Sequence[int], *, widen: str) -> jax.Array:
         x = jnp.tile(x, (1, 1, 1, wanted // n))
     elif n < wanted:
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, wanted - n)))
-    if x.shape != tuple(shape):
+    if x.shape[1:3] != tuple(shape[1:3]):
         x = AvgPool((3, 3), (2, 2), "SAME", count_padding=True)(x)
     return x
 
@@ -264,9 +265,11 @@ def _levels(k_bit: int, per: str = "image") -> dict[str, Any]:
 
 
 def _check_width(width: float) -> None:
-    channels = [features * width for _, features in _STAGES]
-    if not all(value.is_integer() and value >= _REDUCTION for value in channels):
+    least = _STAGES[0][1] * width
+    # The first block's shortcut has the stem's channels: the same again, or means of some.
+    fits = 4 * least <= _STEM or 4 * least % _STEM == 0
+    if not (float(least).is_integer() and least >= _REDUCTION and fits):
         raise ValueError(
-            f"pokebnn: width is {width}; 64, 128, 256 and 512 channels times it must be integers, "
-            f"at least {_REDUCTION}"
+            f"pokebnn: width is {width}; {_STAGES[0][1]} times it must be an integer of at least "
+            f"{_REDUCTION}, above {_STEM // 4} a multiple of {_STEM // 4}"
         )

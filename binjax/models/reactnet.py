@@ -85,7 +85,10 @@ def reactnet18(
         body = _binary(n, n_out, 3, stride, RSign(n), binary_kernels, compute, rngs)
         around: nnx.Module | None = None
         if n != n_out:
-            pooled = {"pool": AvgPool(), "conv": real_conv(n, n_out, 1, **options)}
+            pooled = {
+                "pool": AvgPool((2, 2), padding="SAME"),
+                "conv": real_conv(n, n_out, 1, **options),
+            }
             around = Sequential({**pooled, "norm": torch_norm(n_out)})
         layers[f"block{i + 1}"] = Residual(body, around)
         layers[f"rprelu{i + 1}"] = RPReLU(n_out)
@@ -136,7 +139,7 @@ def reactnet_a(
 def _mobile(
     n: int, n_out: int, stride: int, binary: bool, compute: Compute, rngs: nnx.Rngs
 ) -> Sequential:
-    around = AvgPool() if stride == 2 else None
+    around = AvgPool((2, 2), padding="SAME") if stride == 2 else None
     spatial = Residual(_binary(n, n, 3, stride, RSign(n), binary, compute, rngs), around)
     layers: dict[str, nnx.Module] = {"spatial": spatial, "rprelu1": RPReLU(n)}
     sign = RSign(n)

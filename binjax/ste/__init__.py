@@ -24,6 +24,7 @@ from binjax.ste.levels import absmax, absmax_int8, absmean_ternary, dorefa, ste_
 from binjax.ste.registry import QUANTIZERS
 from binjax.ste.signs import (
     approx_sign,
+    bounded_sign,
     ede,
     fourier,
     hard_sigmoid,
@@ -62,6 +63,7 @@ __all__ = [
     "absmean_ternary",
     "adabin_weights",
     "approx_sign",
+    "bounded_sign",
     "center",
     "declare",
     "dorefa",

@@ -127,7 +127,9 @@ def absmean_ternary(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
     return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
 
 
-def _absmax_bits(k_bit: int = 8, per: Per = "tensor", positive: bool = False) -> int:
+def _absmax_bits(
+    k_bit: int = 8, per: Per = "tensor", positive: bool = False, eps: float = 1e-5
+) -> int:
     return k_bit
 
 
@@ -144,7 +146,8 @@ def absmax(
     ``round(x n/m)·m/n`` with ``m = max(max |x|, eps)``, a constant in the backward pass, and
     ``n = 2^(k-1) - 1``; halves round to even. With ``positive``, ``n = 2^k - 1``, values below 0
     become 0 and pass no gradient. PokeBNN's real layers have 8 bits and 4 (Zhang et al. 2022, §3.2;
-    its code takes running means of maxima where this takes those of the array itself).
+    its code, google/aqt, takes running means of maxima where this takes those of the array itself,
+    and rounds positive values down to ``2^k`` steps where this rounds them to ``2^k - 1``).
 
     Args:
         x: any shape.

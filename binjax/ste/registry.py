@@ -9,6 +9,7 @@ from binjax.ste.core import Quantizer, Stochastic
 from binjax.ste.levels import absmax, absmax_int8, absmean_ternary, dorefa, ste_tern
 from binjax.ste.signs import (
     approx_sign,
+    bounded_sign,
     fourier,
     noop,
     ste_heaviside,
@@ -29,6 +30,7 @@ QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
         "ste_sign": ste_sign,
         "approx_sign": approx_sign,
         "swish_sign": swish_sign,
+        "bounded_sign": bounded_sign,
         "magnitude_aware_sign": magnitude_aware_sign,
         "xnor_weight_scale": xnor_weight_scale,
         "fourier": fourier,

@@ -76,6 +76,11 @@ def _fourier_derivative(x: jax.Array, terms: jax.Array, omega: jax.Array) -> jax
     return jnp.where(inside, 4 * omega / math.pi * total, jnp.zeros_like(x))
 
 
+_bounded = elementwise(
+    lambda x, bound: sign(x),
+    residual=lambda x, bound: (jnp.abs(x) <= bound, bound),
+    pullback=lambda kept, g: where_inside(kept[0], g * (2 / kept[1]).astype(g.dtype)),
+)
 _heaviside = elementwise(_step, residual=lambda x, clip: jnp.abs(x) <= clip, pullback=where_inside)
 _fourier = straight_through(lambda x, terms, omega: sign(x), _fourier_derivative)
 _ede = straight_through(
@@ -106,6 +111,21 @@ def ste_sign(
     if clip_value is None:
         return _pass_through(x, autodiff=autodiff)
     return _saturated(x, clip_value, autodiff=autodiff)
+
+
+@declare(bits=1)
+def bounded_sign(x: ArrayLike, bound: float = 3.0, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    """Sign with the gradient ``g·(2/bound)·1[|x| <= bound]``.
+
+    The one-bit quantizer with levels ``±bound/2`` and gradient 1, divided by ``bound/2``: PokeBNN's
+    activations, in front of a norm (Zhang et al. 2022, §3.1, bound 3).
+
+    Raises:
+        ValueError: a bound that is not positive.
+    """
+    if not bound > 0:
+        raise ValueError(f"bounded_sign: bound is {bound}, must be positive")
+    return _bounded(x, bound, autodiff=autodiff)
 
 
 @declare(bits=1)

@@ -28,7 +28,8 @@ def pixel_scale(config: Config) -> PixelScale | None:
     """What pixels stand for, where the network takes images as they are, uint8; None: scaled ones.
 
     Raises:
-        ConfigError: its ``first_layer`` says so, but something else does not go with it.
+        ConfigError: its ``first_layer`` says so, but something else does not go with it; a kernel
+            quantizer whose parameters do not go together.
     """
     model, scaling = config.model, config.data.scaling
     first_layer = getattr(model, "first_layer", "float")
@@ -48,8 +49,12 @@ def pixel_scale(config: Config) -> PixelScale | None:
                 if max(map(abs, scale)) * LARGEST_K * 255 > np.finfo(np.float32).max:
                     problem = "a deviation in data.scaling that float32 can divide by"
     quantizer = getattr(model, "kernel_quantizer", None)
-    if quantizer is not None and not is_sign(resolve_quantizer(quantizer.model_dump(), 1)):
-        problem = "a model.kernel_quantizer that binarizes"
+    if quantizer is not None:
+        try:
+            signs = is_sign(resolve_quantizer(quantizer.model_dump(), 1))
+        except ValueError as error:
+            raise ConfigError(f"model.kernel_quantizer: {error}") from None
+        problem = problem if signs else "a model.kernel_quantizer that binarizes"
     if problem is not None and first_layer == "pixels":
         raise ConfigError(f'model.first_layer: "pixels" needs {problem}; "auto" does without')
     return scale if problem is None else None

@@ -108,6 +108,7 @@ def _epoch(run: Run, state: TrainState, stop: Agreement) -> TrainState:
             run.save(state)
     _check_finite(run, state)
     run.count_time()
+    state = task.end_epoch(state)
     _end_epoch(run, state)
     if progress.epoch < task.config.epochs and stop.reached():
         _save_and_stop(run, state)
@@ -139,7 +140,9 @@ def _end_epoch(run: Run, state: TrainState) -> None:
         line |= {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
     accuracy = line.get("validation_accuracy")
     best = progress.best_accuracy
-    better = accuracy is not None and (best is None or accuracy > best)
+    # An epoch in which kernels were still real is none of a binary network.
+    binary = progress.epoch >= task.binary_from * task.config.epochs
+    better = binary and accuracy is not None and (best is None or accuracy > best)
     if better:
         progress.best_accuracy = accuracy
         progress.best_epoch, progress.best_step = progress.epoch, step

@@ -29,19 +29,19 @@ def make_schedule(
         ConfigError: a piecewise schedule whose epochs and rates do not go together, a warm-up
             longer than the training.
     """
-    return _scheduled(options.learning_rate, options.schedule, epochs, steps_per_epoch)
+    others = isinstance(options, optimizers.Bop)  # it has no learning rate of its own
+    key = "optimizer.others.schedule" if others else "optimizer.schedule"
+    return _scheduled(key, options.learning_rate, options.schedule, epochs, steps_per_epoch)
 
 
 def _scheduled(
-    rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int
+    key: str, rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
     warmup = getattr(schedule, "warmup_epochs", 0)
     if warmup >= epochs > 0 and warmup > 0:
-        raise ConfigError(
-            f"optimizer.schedule.warmup_epochs: {warmup} leave nothing of {epochs} epochs"
-        )
+        raise ConfigError(f"{key}.warmup_epochs: {warmup} leave nothing of {epochs} epochs")
     rises = warmup * steps_per_epoch
-    then = _behind_warmup(rate, schedule, epochs, steps_per_epoch, rises)
+    then = _behind_warmup(key, rate, schedule, epochs, steps_per_epoch, rises)
     if warmup == 0:
         return then
     rise = optax.linear_schedule(0, then(rises), rises)
@@ -49,7 +49,12 @@ def _scheduled(
 
 
 def _behind_warmup(
-    rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int, rises: int
+    key: str,
+    rate: float,
+    schedule: optimizers.Schedule,
+    epochs: int,
+    steps_per_epoch: int,
+    rises: int,
 ) -> optax.Schedule:
     steps = epochs * steps_per_epoch
     match schedule:
@@ -68,7 +73,7 @@ def _behind_warmup(
                 return optim.piecewise(boundaries, schedule.rates)
             except ValueError:
                 raise ConfigError(
-                    f"optimizer.schedule: epochs {list(schedule.epochs)} must ascend from 0, one "
+                    f"{key}: epochs {list(schedule.epochs)} must ascend from 0, one "
                     f"for each of {len(schedule.rates)} rates"
                 ) from None
         case optimizers.LinearSchedule():
@@ -99,7 +104,8 @@ def make_optimizer(
     if others is None:
         assert not isinstance(options, optimizers.Bop)
         return _latent(options, schedule, model)
-    real = _scheduled(others.learning_rate, others.schedule, epochs, steps_per_epoch)
+    key = "optimizer.others.schedule"
+    real = _scheduled(key, others.learning_rate, others.schedule, epochs, steps_per_epoch)
     binary = optim.variable_mask(model, BinaryWeight)
     return optax.chain(
         optax.masked(_binary_rule(options, schedule, model, epochs, steps_per_epoch), binary),
@@ -116,7 +122,8 @@ def _binary_rule(
 ) -> optax.GradientTransformation:
     if not isinstance(options, optimizers.Bop):
         return _latent(options, schedule, model)
-    gamma = _scheduled(options.gamma, options.gamma_schedule, epochs, steps_per_epoch)
+    key = "optimizer.gamma_schedule"
+    gamma = _scheduled(key, options.gamma, options.gamma_schedule, epochs, steps_per_epoch)
     if options.order == 1:
         return optim.bop(options.threshold, gamma)
     return optim.second_order_bop(

@@ -217,6 +217,7 @@ def _depends_on_epochs(config: Config) -> bool:
     parts = [
         optimizer.schedule,
         getattr(optimizer, "gamma_schedule", None),
+        getattr(optimizer.others, "schedule", None),
         getattr(model, "input_quantizer", None),
         getattr(model, "kernel_quantizer", None),
     ]

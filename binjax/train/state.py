@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,11 +68,16 @@ def binary_weights(params: Any, mask: Any) -> dict[str, jax.Array]:
     }
 
 
-def activation_telemetry(recorded: Recorded) -> Recorded:
-    """Saturation, sign entropy and margin of each layer's recorded pre-activations."""
+def activation_telemetry(recorded: Recorded, limits: Mapping[str, float]) -> Recorded:
+    """Saturation, sign entropy and margin of each layer's recorded pre-activations.
+
+    Args:
+        recorded: what :func:`binjax.layers.capture` gives.
+        limits: by layer, beyond which its quantizer passes no gradient; default 1.
+    """
     return {
         layer: {
-            "saturated": metrics.saturation(values["preactivation"]),
+            "saturated": metrics.saturation(values["preactivation"], limits.get(layer, 1.0)),
             "sign_entropy": metrics.sign_entropy(values["preactivation"]),
             "sign_margin": metrics.sign_margin(values["preactivation"]),
         }

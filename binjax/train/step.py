@@ -13,6 +13,7 @@ from flax import nnx
 from binjax import metrics
 from binjax.layers import apply, apply_watched, capture
 from binjax.train.distill import Distillation
+from binjax.train.limits import Limits
 from binjax.train.state import (
     Totals,
     TrainState,
@@ -162,6 +163,21 @@ def make_evaluate(graphdef: nnx.GraphDef[Any], loss: Loss, preprocess: Preproces
     return jax.jit(evaluate)
 
 
+def make_end_epoch(flags: Any, advance: Advance) -> Callable[[TrainState], TrainState]:
+    """``end_epoch(state)``: ``Progress`` as of the steps taken, for evaluation; donates.
+
+    Args:
+        flags, advance: see :func:`make_advance`.
+    """
+    if not any(jax.tree.leaves(flags)):
+        return lambda state: state
+
+    def end_epoch(state: TrainState) -> TrainState:
+        return state._replace(stats=advance(state.stats, state.step))
+
+    return jax.jit(end_epoch, donate_argnums=0)
+
+
 def make_begin_epoch(mask: Any) -> Callable[[TrainState], TrainState]:
     """``begin_epoch(state)``: totals to zero, the signs of the binary weights noted; donates.
 
@@ -179,24 +195,25 @@ def make_begin_epoch(mask: Any) -> Callable[[TrainState], TrainState]:
 
 
 def make_telemetry(
-    graphdef: nnx.GraphDef[Any], mask: Any, preprocess: Preprocess
+    graphdef: nnx.GraphDef[Any], mask: Any, preprocess: Preprocess, limits: Limits
 ) -> Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]:
     """``telemetry(state, images)``: per layer, scalars on the device; jitted.
 
     For layers with binary weights ``flip_ratio`` since the epoch's start, ``c2i``, the correlation
-    to the run's start, and ``dead``, latent weights at their bound; for layers that binarize their
-    input ``saturated``, ``sign_entropy`` and ``sign_margin`` on the given images.
+    to the run's start, and ``dead``, latent weights at their limit; for layers that binarize their
+    input ``saturated``, beyond its limit, ``sign_entropy`` and ``sign_margin`` on the given images.
     """
 
     def telemetry(state: TrainState, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
         recorded = capture(nnx.merge(graphdef, state.params, state.stats), preprocess(images))
-        found = activation_telemetry(recorded)
+        found = activation_telemetry(recorded, limits.inputs)
         weights = binary_weights(state.params, mask)
         flipped = metrics.packed_flip_ratios(state.epoch_signs, weights)
         ever = metrics.packed_flip_ratios(state.start_signs, weights)
         for layer, latent in weights.items():
             of_weights = {"flip_ratio": flipped[layer], "c2i": 1 - 2 * ever[layer]}
-            of_weights["dead"] = metrics.dead_weights(latent)
+            if layer in limits.weights:
+                of_weights["dead"] = metrics.dead_weights(latent, limits.weights[layer])
             found[layer] = of_weights | found.get(layer, {})
         return found
 

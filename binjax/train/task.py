@@ -14,13 +14,14 @@ from flax import nnx
 from binjax import metrics
 from binjax.config import Config, ConfigError
 from binjax.data import Dataset
-from binjax.layers import BinaryWeight, Progress, products, split
+from binjax.layers import BinaryWeight, Progress, ProgressiveSign, products, split
 from binjax.losses import LABEL_LOSSES, cross_entropy
 from binjax.models import MODELS
 from binjax.models.options import Compute
 from binjax.optim import binarize_params, variable_mask
 from binjax.train.distill import Distillation
 from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
+from binjax.train.limits import find_limits
 from binjax.train.optimizer import free_weights_warning, make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
 from binjax.train.probe import Probe, make_probe
@@ -33,6 +34,7 @@ from binjax.train.step import (
     Step,
     make_advance,
     make_begin_epoch,
+    make_end_epoch,
     make_evaluate,
     make_gradient,
     make_step,
@@ -49,7 +51,8 @@ class Task:
 
     ``products`` says per layer which kernel multiplies, and why floats do where they do;
     ``warning``, what will probably not train well; ``ready`` begins a run from a state whose
-    parameters come from elsewhere; ``probe``, if the config asks for it, see
+    parameters come from elsewhere; ``binary_from`` is the share of the run from which on all
+    kernels are what their quantizers end as; ``probe``, if the config asks for it, see
     :func:`binjax.train.probe.make_probe`.
     """
 
@@ -61,6 +64,7 @@ class Task:
     step: Step
     evaluate: Evaluate
     begin_epoch: Callable[[TrainState], TrainState]
+    end_epoch: Callable[[TrainState], TrainState]
     telemetry: Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]
     probe: Probe | None
     preprocess: Preprocess
@@ -70,6 +74,7 @@ class Task:
     placement: Placement
     products: dict[str, str]
     warning: str | None = None
+    binary_from: float = 0.0
 
 
 def make_model(
@@ -131,7 +136,8 @@ def make_task(
     schedule = make_schedule(config.optimizer, config.epochs, steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, abstract, config.epochs, steps_per_epoch)
     flipping = config.optimizer.kind == "bop"
-    advance = make_advance(progress_flags(abstract), steps_per_epoch, config.epochs)
+    flags = progress_flags(abstract)
+    advance = make_advance(flags, steps_per_epoch, config.epochs)
     gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
     step = make_step(gradient, optimizer)
     if distill is not None:
@@ -170,7 +176,10 @@ def make_task(
         step=step,
         evaluate=make_evaluate(graphdef, loss, preprocess),
         begin_epoch=make_begin_epoch(mask),
-        telemetry=make_telemetry(graphdef, mask, preprocess),
+        end_epoch=make_end_epoch(flags, advance),
+        telemetry=make_telemetry(
+            graphdef, mask, preprocess, find_limits(abstract, config.optimizer)
+        ),
         probe=make_probe(abstract, loss, preprocess, advance)
         if config.telemetry.gradient_cosine
         else None,
@@ -181,6 +190,10 @@ def make_task(
         placement=placement,
         products=products(abstract, config.batch_size // placement.n_devices),
         warning=free_weights_warning(config.optimizer, abstract),
+        binary_from=max(
+            (m.until for _, m in nnx.iter_modules(abstract) if isinstance(m, ProgressiveSign)),
+            default=0.0,
+        ),
     )
 
 
