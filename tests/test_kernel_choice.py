@@ -243,6 +243,21 @@ def test_summary_says_it_per_layer(tmp_path, capsys):
     }
 
 
+def test_groups_of_one_channel_are_evaluated_in_floats():
+    """A word of 32 bits would hold one; a back end that is named multiplies bits."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 6))
+    layers = {
+        backend: BinaryConv(6, 12, groups=6, backend=backend, rngs=nnx.Rngs(0))
+        for backend in ("auto", "xla")
+    }
+    assert "one channel" in str(layers["auto"].floats_because(train=False))
+    assert layers["auto"].floats_because(train=True) is None
+    assert layers["xla"].floats_because(train=False) is None
+    np.testing.assert_array_equal(layers["auto"](x), layers["xla"](x))
+    wider = BinaryConv(6, 6, groups=3, rngs=nnx.Rngs(0))
+    assert wider.floats_because(train=False) is None
+
+
 def test_few_rows_are_multiplied_in_floats():
     """Tables of five images do not pay for a matrix gradient of fewer than six rows."""
     plain, conv = (Geometry(8, (1, 1), (1, 1), pads, 0) for pads in ((0,) * 4, (1,) * 4))

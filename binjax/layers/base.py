@@ -111,6 +111,7 @@ class BinaryLayer(nnx.Module):
             pad_value=self.pad_value,
             elements=self.elements,
             taps=self.taps,
+            groups=self.groups,
         )
 
     def floats_because(self, *, train: bool) -> str | None:

@@ -11,6 +11,7 @@ from flax import nnx
 from binjax.layers.base import BinaryLayer, Factors, plus_bias, scaled
 from binjax.layers.functional import apply, split
 from binjax.layers.recording import record_passed
+from binjax.ste import factors_of
 from binjax.xnor.product import Keep, multiply_then
 
 Memory = Literal["full", "int16", "lean"]
@@ -67,7 +68,10 @@ class Sequential(nnx.Module):
     ) -> jax.Array:
         first = getattr(self, self.names[block[0]])
         own = None if key is None else jax.random.fold_in(key, block[0])
-        if not self._keeps_bits(first, train):
+        keeps = self._keeps_bits(first, train)
+        if keeps and len(block) == 1:  # alone it keeps bits only, unless a scale needs its sums
+            keeps = factors_of(first.kernel_quantizer) is not None
+        if not keeps:
             out: jax.Array = first(x, train=train, key=own)
             return out
         first.check(x)
