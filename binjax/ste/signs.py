@@ -162,7 +162,7 @@ def fourier(
     """Sign with the derivative of its Fourier series, for ``|x| <= 1``.
 
     ``g·(4 omega/pi)·sum_i cos((2i + 1) omega x)`` over ``terms`` terms (Xu et al. 2021, FDA-BNN,
-    eq. 8). With omega = pi/2 the derivative ends continuously at ``|x| = 1``.
+    eq. 8). With omega = pi/2, a default of ours, the derivative ends continuously at ``|x| = 1``.
 
     Raises:
         ValueError: fewer than one term, omega not positive.
