@@ -277,6 +277,94 @@ def test_progressive_sign():
             ProgressiveSign(1, **options)
 
 
+CHANNELS = np.stack(
+    [
+        np.array([0.0, -0.0, 0.0, -0.0, 0.0, 0.0, -0.0, 0.0]),
+        np.array([1, -1, 1.0000001, -1.0000001, 0.99999994, -0.99999994, 1, -1]),
+        np.array([0.0, -0.0, 1e-40, -1e-40, 0.5, -0.25, 2.0, -50.0]),
+        np.array([0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]),
+        np.array([np.inf, 1, -1, 0, 0.5, -0.5, 2, -2]),
+        np.array([np.nan, 1, -1, 0, 0.5, -0.5, 2, -2]),
+    ],
+    -1,
+).astype(np.float32)
+
+
+def deviation(x):
+    return np.sqrt(((x - x.mean(0)) ** 2).sum(0) / (len(x) - 1))
+
+
+def libra(x):
+    balanced = reference.standardized(x)
+    return reference.sign(balanced) * 2 ** np.round(np.log2(reference.channel_mean(balanced)))
+
+
+PER_CHANNEL = {
+    "magnitude_aware_sign": (
+        ste.magnitude_aware_sign,
+        lambda x: reference.sign(x) * reference.channel_mean(x),
+    ),
+    "xnor_weight_scale": (
+        ste.xnor_weight_scale,
+        lambda x: reference.sign(x) * reference.channel_mean(np.clip(x, -1, 1)),
+    ),
+    "absmax_sign": (ste.absmax_sign, lambda x: reference.sign(x) * np.abs(x).max(0) / 2),
+    "libra_pb": (lambda x: ste.libra_pb(x, 2.0, 1.5), libra),
+    "recu": (lambda x: ste.recu(x, 0.9), lambda x: reference.sign(reference.standardized(x))),
+    "adabin_weights": (
+        ste.adabin_weights,
+        lambda x: deviation(x) * reference.sign(x - x.mean(0)) + x.mean(0),
+    ),
+    "absmax of channels": (
+        lambda x: ste.absmax(x, 4, "channel"),
+        lambda x: np.round(x / (m := np.maximum(np.abs(x).max(0), 1e-5)) * 7) * m / 7,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PER_CHANNEL)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_channels_at_the_edges(name):
+    """Zeros, ±1 and neighbours, one value, subnormal numbers; what is not finite stays alone."""
+    quantizer, value = PER_CHANNEL[name]
+    y = np.asarray(quantizer(jnp.asarray(CHANNELS)))
+    expected = value(CHANNELS.astype(np.float64))
+    if name in ("recu", "libra_pb", "adabin_weights"):  # about a mean that is rounded
+        y, expected = np.delete(y, 3, 1), np.delete(expected, 3, 1)
+    np.testing.assert_allclose(y, expected, rtol=2e-6, atol=2e-6)
+
+
+PER_TENSOR = {
+    "dorefa weights": (
+        lambda x: ste.dorefa(x, 4, "weights"),
+        lambda x: reference.dorefa_weights(x, 4)[0],
+    ),
+    "layer_sign": (ste.layer_sign, lambda x: reference.sign(x) * np.abs(x).mean()),
+    "absmean_ternary": (
+        ste.absmean_ternary,
+        lambda x: (g := np.abs(x).mean()) * np.clip(np.round(x / (g + 1e-5)), -1, 1),
+    ),
+    "absmax": (
+        ste.absmax,
+        lambda x: np.round(x / np.abs(x).max() * 127) * np.abs(x).max() / 127,
+    ),
+    "absmax_int8": (
+        ste.absmax_int8,
+        lambda x: np.round(x * (s := 127 / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5))) / s,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PER_TENSOR)
+def test_tensors_at_the_edges(name):
+    quantizer, value = PER_TENSOR[name]
+    finite = CHANNELS[:, :4]
+    y = np.asarray(quantizer(jnp.asarray(finite)))
+    np.testing.assert_allclose(y, value(finite.astype(np.float64)), rtol=1e-5, atol=2e-6)
+    rows = np.isnan(np.asarray(quantizer(jnp.asarray(CHANNELS[:, [1, 5]]))))
+    assert rows[0].all() and (rows.all() or name == "absmax_int8")
+
+
 def test_annealed_quantizers_follow_the_run():
     x = jnp.linspace(-2, 2, 9)
     wide = np.asarray(x, np.float64)

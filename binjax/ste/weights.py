@@ -95,8 +95,10 @@ def layer_sign(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
 
 
 def _xnor_factors(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> Factors:
-    x = hard_tanh(floating("xnor_weight_scale", x), autodiff=autodiff)
-    return Factors(ste_sign(x, autodiff=autodiff), mean_magnitude(x))
+    x = floating("xnor_weight_scale", x)
+    # The sign of x itself: a clip flushes subnormal numbers to zero on CPUs.
+    magnitude = mean_magnitude(hard_tanh(x, autodiff=autodiff))
+    return Factors(ste_sign(x, autodiff=autodiff), magnitude)
 
 
 @declare(bits=1, factors=_xnor_factors)
