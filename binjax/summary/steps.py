@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 
 _CALLS = frozenset(
     {
@@ -65,7 +65,7 @@ class Program(NamedTuple):
         return int(aval.size) * int(aval.dtype.itemsize)
 
 
-def written_out(closed: ClosedJaxpr) -> Program:
+def written_out(closed: Any) -> Program:
     """The steps of what ``jax.make_jaxpr`` gives."""
     writer = _Writer()
     inputs = [writer.value(v.aval) for v in closed.jaxpr.invars]
@@ -153,8 +153,10 @@ def _called(eqn: Any) -> Jaxpr | None:
     return None
 
 
-def _open(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
-    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+def _open(jaxpr: Any) -> Jaxpr:
+    # Closed over constants or not: newer versions of JAX have one class for both.
+    inner: Jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return inner
 
 
 def _loses_an_axis(outer: Any, inner: Any) -> bool:
