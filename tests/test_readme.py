@@ -195,5 +195,20 @@ def test_the_zoo_is_counted(kind, small, numbers):
     assert [int(number.replace(",", "")) for number in numbers] == counted
 
 
+def test_the_whole_zoo_was_checked():
+    text = (ROOT / "docs" / "zoo.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["model"] for row in rows if row["check"] == "real"] == list(MODELS)
+    assert f"for {len(rows) - len(MODELS)} of the {len(MODELS)}" in README
+    assert all(row["ok"] == "True" for row in rows)
+    peaks = {row["model"]: float(row["peak_gib"]) for row in rows if row["check"] == "real"}
+    assert max(peaks.values()) == peaks.pop("bnext_l") < 8.25
+    assert max(peaks.values()) < 4
+    for row in rows:
+        if row["check"] == "small":
+            first, last, apart = re.findall(r"[\d.]+(?:e[+-]\d+)?", row["detail"])
+            assert float(last) < float(first) and float(apart) < 1e-6
+
+
 def test_the_zoos_table_is_found():
     assert len(ZOO) == README.count("| `", README.index("## The zoo"), README.index("## Methods"))
