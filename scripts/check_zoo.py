@@ -1,18 +1,20 @@
 """Every network of the zoo: does it fit at its real size, and does it train at a small one?
 
     python scripts/check_zoo.py --csv docs/zoo.csv
-    python scripts/check_zoo.py --only quicknet birealnet --real
+    python scripts/check_zoo.py --only quicknet birealnet --real --csv docs/zoo.csv
 
 ``--real``: one evaluation and one training step at 224x224 (networks made for small images: at
 theirs), 1000 classes, in a process of its own, whose peak of memory is noted. ``--small``: 100
 steps at 32x32 on the images that come with the package, on packed bits and on floats: the loss has
-to fall and the two have to start alike. Without either, both. Exits with 1 if a network fails.
+to fall and the two have to start alike. Without either, both. A CSV that is there keeps its rows of
+other networks and checks. Exits with 1 if a network fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import resource
 import subprocess
@@ -119,6 +121,23 @@ def run_alone(kind: str, check: str, batch: int) -> dict[str, Any]:
     return row | {"detail": lines[-1] if lines else f"exit status {done.returncode}"}
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows of a file and new ones in their place, in the order of the zoo."""
+    from binjax.models import MODELS
+    from binjax.train.rundir import write_atomic
+
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        kept = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    table = {(row["model"], row["check"]): row for row in [*kept, *rows]}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for kind in MODELS:
+        writer.writerows(table[kind, c] for c in ("real", "small") if (kind, c) in table)
+    write_atomic(path, text.getvalue())
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         kind, check, batch = sys.argv[2:5]
@@ -133,7 +152,7 @@ def main() -> int:
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--batch", type=int, default=2, help="of --real")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
+    parser.add_argument("--csv", type=Path, help="write the rows there")
     args = parser.parse_args()
     both = not args.real and not args.small
     checks = [name for name in ("real", "small") if both or getattr(args, name)]
@@ -143,11 +162,8 @@ def main() -> int:
             rows.append(run_alone(kind, check, args.batch))
             words = (str(rows[-1].get(column, "")) for column in COLUMNS)
             print("  ".join(words), flush=True)
-    if args.csv:
-        with args.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            if args.csv:
+                write_csv(args.csv, rows)
     return 0 if all(row["ok"] for row in rows) else 1
 
 

@@ -3,11 +3,12 @@
     python scripts/compare_methods.py configs/methods/cifar10.toml --data.dir DIR \
         --csv docs/methods.csv
 
-The list is a TOML file: ``config`` (relative to it), ``minutes`` (the budget of one run on the
-machine that its header names), ``seeds``, and ``[[methods]]`` with ``name``, ``overrides``
+The list is a TOML file: ``config`` (relative to it), ``minutes`` (the budget of the whole table on
+the machine that its header names), ``seeds``, and ``[[methods]]`` with ``name``, ``overrides``
 (words of a command line) and ``against``, the method it adds an ingredient to. Seeds of all methods
-take turns, so that a slow hour of the machine is shared. Options behind the script's own are
-overrides of every method.
+take turns, so that a slow hour of the machine is shared; on each core one run at a time, which ends
+sooner than one run on all cores (``--jobs``). Options behind the script's own are overrides of
+every method.
 
 One row per method: test accuracy for each seed, mean, sample standard deviation; the mean and
 standard deviation of the difference to ``against``, seed by seed; seconds of training.
@@ -19,12 +20,17 @@ import argparse
 import csv
 import datetime
 import io
+import multiprocessing
+import os
 import shlex
 import statistics
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +98,47 @@ def load(plan: Plan, method: Method, more: list[str], seed: int) -> configs.Conf
     return configs.load(plan.config, [*method.overrides, *more, "--seed", str(seed)])
 
 
+def cores() -> list[int]:
+    """Those this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def stay(free: Queue[int]) -> None:
+    """Keep a worker, whose threads do not exist yet, on a core that no other worker has."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {free.get()})
+
+
+Key = tuple[str, int]
+
+
+def run_all(
+    all_configs: dict[Key, configs.Config], root: Path, jobs: int
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Name, seed and last line of metrics of each run, as they end."""
+    folders = {key: root / key[0].replace("/", "_") for key in all_configs}
+    if jobs == 1:
+        for key, config in all_configs.items():
+            yield key, run(config, folders[key])
+        return
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for i in range(jobs):
+        free.put(cores()[i % len(cores())])
+    with ProcessPoolExecutor(jobs, context, initializer=stay, initargs=(free,)) as pool:
+        started = {
+            pool.submit(run, config, folders[key]): key for key, config in all_configs.items()
+        }
+        try:
+            for done in as_completed(started):
+                yield started[done], done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def gain(scores: list[float], base: list[float] | None) -> tuple[str, str]:
     """Mean and standard deviation of the differences, seed by seed."""
     if base is None:
@@ -139,7 +186,10 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write the table here")
     parser.add_argument("--only", nargs="+", help="names of methods, in place of all")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the list's")
+    parser.add_argument("--jobs", type=int, default=len(cores()), help="runs at a time")
     args, overrides = parser.parse_known_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: expected 1 or more")
     plan = read_plan(args.plan)
     plan = plan._replace(seeds=tuple(args.seeds or plan.seeds))
     if args.only:
@@ -155,25 +205,22 @@ def main() -> None:
         raise SystemExit(f"{args.plan}: {error}") from None
 
     start = time.perf_counter()
-    found: dict[str, list[dict[str, Any]]] = {method.name: [] for method in plan.methods}
+    lines: dict[Key, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="methods_") as temporary:
-        for (name, seed), config in all_configs.items():
-            found[name].append(run(config, Path(temporary) / name.replace("/", "_")))
-            line = found[name][-1]
+        for (name, seed), line in run_all(all_configs, Path(temporary), args.jobs):
+            lines[name, seed] = line
             print(
                 f"{name}, seed {seed}: {line['test_accuracy']:.4f}, {line['seconds']:.0f} s",
                 flush=True,
             )
+    found = {m.name: [lines[m.name, seed] for seed in plan.seeds] for m in plan.methods}
     minutes = (time.perf_counter() - start) / 60
+    config = next(iter(all_configs.values()))
     environment = describe_environment(config, sys.argv, {})["versions"]
     versions = " ".join(f"{name}={environment[name]}" for name in ("jax", "flax", "optax"))
     table = rows(plan, found, versions)
     print(markdown(table))
-    longest = max(line["seconds"] for lines in found.values() for line in lines) / 60
-    print(
-        f"{minutes:.1f} minutes in all, the longest training {longest:.1f}; "
-        f"the budget of one is {plan.minutes:g}"
-    )
+    print(f"{minutes:.1f} minutes, {args.jobs} runs at a time; the budget is {plan.minutes:g}")
     if args.csv:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table])
