@@ -111,7 +111,8 @@ def _finish(op, own, sums):
     if not isinstance(op.rule, Scores):
         bits = (sums >= own["threshold"]) ^ (_bits(own["flip"], op.outputs) == 1)
         return np.where(bits, 1, -1)
-    real = sums.astype(np.float32) * np.float32(op.rule.scale) + own["bias"] - own["mean"]
+    real = sums.astype(np.float32) * np.float32(op.rule.scale) * own.get("gain", np.float32(1))
+    real = real + own["bias"] - own["mean"]
     out = real * own["factor"] + own["offset"]
     return out.reshape(len(out), -1)
 

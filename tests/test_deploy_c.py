@@ -193,7 +193,7 @@ GRAPHS = {
             conv("a", 96, 32, groups=2, padding=(1, 1, 1, 1), pad_value=1),
             conv("b", 128, 96, kernel=(1, 1), padding=(1, 0, 0, 1)),
             conv("c", 64, 32, groups=4, kernel=(2, 3)),
-            conv("last", 40, 32, groups=2, kernel=(6, 5), rule=Scores(1.0)),
+            conv("last", 40, 32, groups=2, kernel=(6, 5), rule=Scores(1.0, True)),
         ),
     ),
     # the smallest: pixels to scores; the largest sums
@@ -211,7 +211,7 @@ GRAPHS = {
                 kernel=(7, 4),
                 operand="pixels",
                 padding=(2, 0, 0, 0),
-                rule=Scores(PIXEL),
+                rule=Scores(PIXEL, True),
             ),
         ),
     ),

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deployed import execute, randomize, scores_of
+from deployed import execute, images_for, randomize, scores_of
 from flax import nnx
 
 from binjax import deploy
@@ -87,10 +87,38 @@ def check(model):
 def test_scaled_kernels(kernel):
     plain = deploy.pack(network("ste_sign"), SHAPE)
     packed = check(network(kernel, last=kernel))
-    assert packed.graph == plain.graph  # the same operations: scales are in the thresholds
-    assert {k: v.shape for k, v in packed.tensors.items()} == {
-        k: v.shape for k, v in plain.tensors.items()
+    # The same operations: scales are in the thresholds, and beside the scores.
+    assert packed.graph.ops[:-1] == plain.graph.ops[:-1]
+    assert packed.graph.ops[-1].rule == plain.graph.ops[-1].rule._replace(gain=True)
+    shapes = {k: v.shape for k, v in plain.tensors.items()} | {"dense.gain": (5,)}
+    assert {k: v.shape for k, v in packed.tensors.items()} == shapes
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_scaled_scores_in_front_of_a_norm(pixels, use_bias, tmp_path):
+    """As last layers of MLPs are."""
+    options = {
+        "kernel_quantizer": "magnitude_aware_sign",
+        "use_bias": use_bias,
+        "rngs": RNGS["rngs"],
     }
+    if pixels:
+        last = BinaryDense(108, 5, pixels=True, input_quantizer=None, **options)
+    else:
+        last = BinaryDense(108, 5, **options)
+    model = randomize(Sequential({"flatten": Flatten(), "last": last, "norm": BatchNorm(5)}))
+    packed = deploy.pack(model, SHAPE)
+    gain = np.abs(np.asarray(last.kernel[...])).mean(0)
+    np.testing.assert_allclose(packed.tensors["last.gain"], gain, rtol=1e-6)
+    images = images_for(packed.graph, 300)
+    scores = np.asarray(packed(images))
+    np.testing.assert_array_equal(scores, scores_of(model)(jnp.asarray(images)))
+    np.testing.assert_array_equal(scores, execute(packed.graph, packed.tensors, images))
+    packed.save(tmp_path / "m.binjax")
+    again = deploy.load(tmp_path / "m.binjax")
+    assert again.graph == packed.graph
+    np.testing.assert_array_equal(scores, again(images))
 
 
 @pytest.mark.parametrize("behind", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -163,7 +191,10 @@ def test_slopes_that_turn():
     ("change", "message"),
     [
         ({"act": PReLU(5)}, "dense is followed by PReLU; scores are kept with a norm at most"),
-        ({"norm": BatchNorm(5)}, "dense: scores of a scaled kernel .* without a norm only"),
+        (
+            {"norm": BatchNorm(5), "again": BatchNorm(5)},
+            "dense is followed by 2 norms; one at most can be kept",
+        ),
     ],
 )
 def test_last_layers(change, message):

@@ -150,13 +150,13 @@ MORE = {
         [Sign("sign"), *scored([conv("first", 2, 34, (1, 1))], SHAPE)], SHAPE, "float32"
     ),
     "one layer": lambda: model_of(
-        [Flatten("f"), Dense("last", "pixels", 144, 5, Scores(float(np.float32(1 / 255))))],
+        [Flatten("f"), Dense("last", "pixels", 144, 5, Scores(float(np.float32(1 / 255)), True))],
         SHAPE,
     ),
     "scores of a convolution": lambda: model_of(
         [
             conv("first", 2, 33, operand="pixels", padding=ROUND),
-            conv("last", 33, 7, (9, 8), rule=SCORES),
+            conv("last", 33, 7, (9, 8), rule=Scores(1.0, True)),
         ],
         SHAPE,
     ),

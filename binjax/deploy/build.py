@@ -179,9 +179,10 @@ def _make_block(
         )
     if last and pools:
         _refuse(pools[0], "pools scores; only layers that a sign follows are pooled")
-    rule = Scores(1.0 if layer.pixels is None else layer.pixels.scale) if last else Threshold()
-    op = _operation(named.name, layer, rule, shape)
     weights, scale = _signs(named) if floats is None else (_real_kernel(layer), None)
+    pixels = 1.0 if layer.pixels is None else layer.pixels.scale
+    rule = Scores(pixels, scale is not None) if last else Threshold()
+    op = _operation(named.name, layer, rule, shape)
     behind_it = tuple(before), tuple(pools), tuple(after), flatten, quantizer
     block = Block(op, layer, weights, scale, *behind_it, floats)
     return block, _shape_after(block, shape)

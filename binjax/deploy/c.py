@@ -14,6 +14,7 @@ import numpy as np
 from binjax.deploy import c_layout
 from binjax.deploy.c_layout import Buffer, Product, Stage
 from binjax.deploy.operations import (
+    AFFINE,
     Conv,
     Dense,
     DeployError,
@@ -293,8 +294,9 @@ def _scores(program: _Program, packed: PackedModel, source: str) -> None:
     op = packed.graph.ops[-1]
     assert isinstance(op, Dense | Conv)
     assert isinstance(op.rule, Scores)
-    for part in ("bias", "mean", "factor", "offset"):
+    for part in (*(("gain",) if op.rule.gain else ()), *AFFINE):
         program.array(part, packed.tensors[f"{op.name}.{part}"])
     scale = float(np.float32(op.rule.scale)).hex()
     call = f"make_scores((const int32_t *)({source}), {op.outputs}, {scale}f"
-    program.call("scores", f"{call}, bias, mean, factor, offset, scores);")
+    gain = "gain" if op.rule.gain else "0"
+    program.call("scores", f"{call}, {gain}, bias, mean, factor, offset, scores);")

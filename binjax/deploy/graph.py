@@ -9,7 +9,8 @@ in float32 scores. Layers that cannot be binary stay float only where that was a
   or of any layer of 8-bit pixels (there W covers all taps jointly), else ``[outputs, kh, kw, Cw]``;
 - ``threshold`` int32 ``[outputs]`` and ``flip`` uint32 (packed bits of ``[outputs]``): bit =
   (sum >= threshold) ^ flip;
-- ``bias``, ``mean``, ``factor``, ``offset`` float32 ``[outputs]``: scores, see :class:`Scores`;
+- ``bias``, ``mean``, ``factor``, ``offset``, of scaled kernels ``gain``, float32 ``[outputs]``:
+  scores, see :class:`Scores`;
 - ``kernel`` float32, ``[elements, outputs]`` or HWIO, of a :class:`Real`.
 """
 
@@ -118,7 +119,8 @@ def expected_tensors(graph: Graph) -> dict[str, tuple[np.dtype, tuple[int, ...]]
             expected[f"{op.name}.threshold"] = (whole, (op.outputs,))
             expected[f"{op.name}.flip"] = (word, (words_for(op.outputs),))
         else:
-            expected |= {f"{op.name}.{part}": (real, (op.outputs,)) for part in AFFINE}
+            parts = ("gain", *AFFINE) if op.rule.gain else AFFINE
+            expected |= {f"{op.name}.{part}": (real, (op.outputs,)) for part in parts}
     return expected
 
 

@@ -130,13 +130,15 @@ def _rule(name: str, value: Any) -> Threshold | Scores:
     if isinstance(value, dict) and value.get("kind") == "threshold":
         _fields(f"{name}.rule", value, {"kind"})
         return Threshold()
-    found = _fields(f"{name}.rule", value, {"kind", "scale"})
-    scale = found["scale"]
+    found = _fields(f"{name}.rule", value, {"kind", "scale", "gain"})
+    scale, gain = found["scale"], found["gain"]
     if found["kind"] != "scores":
         raise FormatError(f"does not hold a network: {name}.rule")
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e6:
         raise FormatError(f"does not hold a network: {name} has the scale {_short(scale)}")
-    return Scores(float(scale))
+    if not isinstance(gain, bool):
+        raise FormatError(f"does not hold a network: {name} has the gain {_short(gain)}")
+    return Scores(float(scale), gain)
 
 
 def _geometry(name: str, value: Any) -> Geometry:

@@ -22,16 +22,18 @@ class Threshold(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Epilogue: ``((sum * scale + bias) - mean) * factor + offset``, in float32.
+    """Epilogue: ``((sum * scale * gain + bias) - mean) * factor + offset``, in float32.
 
     Each operation is rounded, as in the trained network. Tensors ``bias``, ``mean``, ``factor``,
-    ``offset``.
+    ``offset``, and ``gain`` of a scaled kernel.
 
     Attributes:
         scale: 1, or that of sums of pixels, such as 1/255; rounded to float32.
+        gain: whether each output has a scale of its own.
     """
 
     scale: float
+    gain: bool = False
 
 
 Rule = Threshold | Scores

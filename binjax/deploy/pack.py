@@ -196,14 +196,9 @@ def _scores(block: Block) -> tuple[Dense | Conv, Arrays]:
     if block.functions:
         kinds = ", ".join(type(module).__name__ for module in block.functions)
         raise DeployError(f"{op.name} is followed by {kinds}; scores are kept with a norm at most")
-    if block.scale is not None and norms:
-        raise DeployError(
-            f"{op.name}: scores of a scaled kernel ({name_of(layer.kernel_quantizer)}) are kept "
-            "without a norm only; leave the norm or the scale of the last layer out"
-        )
     if block.scale is not None:
-        scale = np.broadcast_to(np.asarray(block.scale, np.float32), ones.shape).copy()
-        parts |= {"bias": zeros, "factor": scale, "offset": bias}
+        scale = np.asarray(block.scale, np.float32)
+        parts["gain"] = np.broadcast_to(scale, ones.shape).copy()
     if norms:
         (norm,) = norms
         assert isinstance(norm, Norm)
@@ -223,11 +218,14 @@ def _check_scores(block: Block, rule: Scores, parts: Arrays) -> None:
     for part in ("factor", "offset"):
         if not np.isfinite(parts[part]).all():
             raise DeployError(f"the norm behind {block.op.name} has a {part} that is not finite")
+    gain = parts.get("gain", np.ones(1, np.float32))
+    if not np.isfinite(gain).all():
+        raise DeployError(f"the kernel of {block.op.name} has a scale that is not finite")
     values, variables = jax.jit(block.values), block.variables
     for sums in fold.all_sums(block.op):
         rows = np.broadcast_to(sums[:, None], (len(sums), block.op.outputs))
         own = np.asarray(values(variables, jnp.asarray(rows)), np.float32)
-        real = rows.astype(np.float32) * np.float32(rule.scale)
+        real = rows.astype(np.float32) * np.float32(rule.scale) * gain
         scores = ((real + parts["bias"]) - parts["mean"]) * parts["factor"] + parts["offset"]
         if (own != scores).any():
             raise DeployError(

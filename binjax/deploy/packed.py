@@ -16,6 +16,7 @@ from binjax.deploy.file import write
 from binjax.deploy.floats import apply_float
 from binjax.deploy.graph import Graph, Tensors, shapes
 from binjax.deploy.operations import (
+    AFFINE,
     Affine,
     Conv,
     Dense,
@@ -169,13 +170,15 @@ def _multiply(op: Dense | Conv, x: jax.Array, arrays: Arrays, backend: str | Non
 
 
 def _scores(name: str, rule: Scores, sums: jax.Array, arrays: Arrays) -> jax.Array:
-    bias, mean, factor, offset = (
-        arrays[f"{name}.{part}"].reshape((1,) * (sums.ndim - 1) + (-1,))
-        for part in ("bias", "mean", "factor", "offset")
-    )
+    def part(which: str) -> jax.Array:
+        return arrays[f"{name}.{which}"].reshape((1,) * (sums.ndim - 1) + (-1,))
+
+    bias, mean, factor, offset = map(part, AFFINE)
     real = sums.astype(jnp.float32)
     if rule.scale != 1:
         real = apart(real * np.float32(rule.scale))
+    if rule.gain:
+        real = apart(real * part("gain"))
     return apart((apart(real + bias) - mean) * factor) + offset
 
 

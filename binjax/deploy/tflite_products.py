@@ -124,6 +124,8 @@ def _finish(
         return quantized(program, sums, shape, f"{op.name}-sign")
     if op.rule.scale != 1:
         sums = program.combine("MUL", sums, np.array([op.rule.scale]), f"{op.name}-scaled")
+    if op.rule.gain:
+        sums = program.combine("MUL", sums, tensors[f"{op.name}.gain"], f"{op.name}-gain")
     return Value(affine(program, op.name, sums, tensors), shape)
 
 
