@@ -26,6 +26,7 @@ import shlex
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from run_seeds import machine, run
 
 from binjax import config as configs
@@ -105,10 +107,19 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def stay(free: Queue[int]) -> None:
-    """Keep a worker, whose threads do not exist yet, on a core that no other worker has."""
+def prepare(free: Queue[int], compiled: Path) -> None:
+    """Keep a worker on a core that no other worker has, and not for longer than the script runs."""
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {free.get()})
+
+    def end() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 Key = tuple[str, int]
@@ -117,9 +128,11 @@ Key = tuple[str, int]
 def run_all(
     all_configs: dict[Key, configs.Config], root: Path, jobs: int
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Name, seed and last line of metrics of each run, as they end."""
-    folders = {key: root / key[0].replace("/", "_") for key in all_configs}
+    """Name, seed and last line of metrics of each run, as they end; each method is compiled once."""
+    folders = {key: root / "runs" / key[0].replace("/", "_") for key in all_configs}
+    compiled = root / "compiled"
     if jobs == 1:
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
         for key, config in all_configs.items():
             yield key, run(config, folders[key])
         return
@@ -127,7 +140,7 @@ def run_all(
     free = context.Queue()
     for i in range(jobs):
         free.put(cores()[i % len(cores())])
-    with ProcessPoolExecutor(jobs, context, initializer=stay, initargs=(free,)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=prepare, initargs=(free, compiled)) as pool:
         started = {
             pool.submit(run, config, folders[key]): key for key, config in all_configs.items()
         }
@@ -220,7 +233,7 @@ def main() -> None:
     versions = " ".join(f"{name}={environment[name]}" for name in ("jax", "flax", "optax"))
     table = rows(plan, found, versions)
     print(markdown(table))
-    print(f"{minutes:.1f} minutes, {args.jobs} runs at a time; the budget is {plan.minutes:g}")
+    print(f"{minutes:.1f} minutes, {args.jobs} at a time; the budget is {plan.minutes:g}")
     if args.csv:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table])
