@@ -128,7 +128,7 @@ Key = tuple[str, int]
 def run_all(
     all_configs: dict[Key, configs.Config], root: Path, jobs: int
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Name, seed and last line of metrics of each run, as they end; each method is compiled once."""
+    """Name, seed and last line of metrics of runs as they end; each method is compiled once."""
     folders = {key: root / "runs" / key[0].replace("/", "_") for key in all_configs}
     compiled = root / "compiled"
     if jobs == 1:
