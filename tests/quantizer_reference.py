@@ -90,3 +90,23 @@ def standardized_pullback(x, g, eps=1e-5):
     along = (g * c).sum(axes, keepdims=True)
     dc = g / s - c * along / (s**3 * max(count - 1, 1))
     return dc - dc.mean(axes, keepdims=True)
+
+
+def adabin(x, t, k):
+    """Tu et al. 2022: values alpha·sign((x - beta)/alpha) + beta, and the pullback.
+
+    beta is the channel's mean, alpha = |x - beta|/sqrt(n). With u = (x - beta)/alpha, s = sign(u)
+    and d = ede(u): dy = s·dalpha + alpha·d·du + dbeta, alpha·du = dx - dbeta - u·dalpha,
+    dalpha = mean(u·dx).
+    """
+    axes = tuple(range(x.ndim - 1))
+    beta = x.mean(axes, keepdims=True)
+    alpha = np.sqrt(((x - beta) ** 2).mean(axes, keepdims=True))
+    u = (x - beta) / alpha
+    d = ede(u, t, k)
+
+    def pullback(g):
+        from_alpha = (g * (sign(u) - d * u)).mean(axes, keepdims=True)
+        return g * d + (g * (1 - d)).mean(axes, keepdims=True) + u * from_alpha
+
+    return alpha * sign(u) + beta, pullback

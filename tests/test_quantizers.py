@@ -192,18 +192,33 @@ def test_libra_pb_and_recu():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_adabin():
-    w = kernel(3, 3, 5, 4)
-    wide = w.astype(np.float64)
-    mean = wide.mean((0, 1, 2))
-    deviation = wide.std((0, 1, 2), ddof=1)
-    y = ste.adabin_weights(jnp.asarray(w))
-    np.testing.assert_allclose(y, deviation * reference.sign(wide - mean) + mean, rtol=1e-5)
+@pytest.mark.parametrize("shape", [(3, 3, 5, 4), (1, 1, 4, 3), (33, 5)], ids=str)
+def test_adabin_weights(shape):
+    w, g = kernel(*shape), kernel(*shape) + 1
+    module = QUANTIZER_MODULES["adabin_weights"](shape[-1])
+    for share, t in ((0.0, 0.1), (0.5, 1.0), (1.0, 10.0)):
+        set_progress(module, share)
+        value, pullback = reference.adabin(w.astype(np.float64), t, max(1 / t, 1))
+        y, found = pulled(module, w, g)
+        np.testing.assert_allclose(y, value, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, pullback(g.astype(np.float64)), rtol=1e-3, atol=1e-4)
+
+
+def test_adabin_activations():
+    x, g = kernel(40, 3), kernel(40, 3) + 1
     module = QUANTIZER_MODULES["adabin_activations"](3)
     module.alpha[...], module.beta[...] = jnp.float32(0.5), jnp.float32(0.25)
-    x = jnp.asarray(kernel(6, 3))
-    expected = 0.5 * reference.sign((np.asarray(x, np.float64) - 0.25) / 0.5) + 0.25
-    np.testing.assert_allclose(module(x), expected, rtol=1e-6)
+    inner = (x.astype(np.float64) - 0.25) / 0.5
+    y, found = pulled(module, x, g)
+    np.testing.assert_allclose(y, 0.5 * reference.sign(inner) + 0.25, rtol=1e-6)
+    slope = reference.approx(inner)
+    np.testing.assert_allclose(found, g * slope, rtol=1e-5, atol=1e-6)
+    graphdef, state = nnx.split(module)
+    run = lambda state: jnp.vdot(nnx.merge(graphdef, state)(jnp.asarray(x)), g)  # noqa: E731
+    gradient = jax.grad(run)(state)
+    np.testing.assert_allclose(gradient["beta"][...], (g * (1 - slope)).sum(), rtol=1e-4)
+    alpha = (g * (reference.sign(inner) - slope * inner)).sum()
+    np.testing.assert_allclose(gradient["alpha"][...], alpha, rtol=1e-4)
 
 
 def test_bitnet():
@@ -291,7 +306,7 @@ CHANNELS = np.stack(
 
 
 def deviation(x):
-    return np.sqrt(((x - x.mean(0)) ** 2).sum(0) / (len(x) - 1))
+    return np.sqrt(((x - x.mean(0)) ** 2).sum(0) / len(x))
 
 
 def libra(x):

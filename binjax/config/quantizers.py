@@ -141,6 +141,7 @@ class AdaBinActivations(QuantizerSection):
     """Two learned values per layer (AdaBin)."""
 
     kind: Literal["adabin_activations"] = "adabin_activations"
+    sign: Sign = "approx_sign"
 
 
 class AbsmaxInt8(QuantizerSection):
@@ -202,9 +203,11 @@ class ProgressiveSign(QuantizerSection):
 
 
 class AdaBinWeights(QuantizerSection):
-    """Two values per channel, about its mean (AdaBin)."""
+    """Two values per channel, about its mean; the gradient sharpens over the run (AdaBin)."""
 
     kind: Literal["adabin_weights"] = "adabin_weights"
+    t_min: Rate = 0.1
+    t_max: Rate = 10.0
 
 
 class AbsmeanTernary(QuantizerSection):

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from binjax.ste import Autodiff, Factors, ede, factors_of, libra_pb, progressive_sign, rbnn, recu
+from binjax.ste import (
+    Autodiff,
+    Factors,
+    adabin_weights,
+    ede,
+    factors_of,
+    libra_pb,
+    progressive_sign,
+    rbnn,
+    recu,
+)
 
 
 class Progress(nnx.Variable[jax.Array]):
@@ -91,6 +101,20 @@ class LibraPB(_Annealed):
         """The product of both."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
         return libra_pb(x, t, k, autodiff=autodiff)
+
+
+class AdaBinWeights(_Annealed):
+    """AdaBin's weights: :func:`binjax.ste.adabin_weights`, annealed as :class:`EDE`."""
+
+    signs = False
+
+    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
+        super().__init__(n, t_min=t_min, t_max=t_max)
+
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+        """Two values per output channel, of x's shape and dtype."""
+        t, k = (value.astype(x.dtype) for value in self.sharpness())
+        return adabin_weights(x, t, k, autodiff=autodiff)
 
 
 class ReCU(nnx.Module):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.annealed import EDE, RBNN, LibraPB, ProgressiveSign, ReCU
+from binjax.layers.annealed import EDE, RBNN, AdaBinWeights, LibraPB, ProgressiveSign, ReCU
 from binjax.ste import (
     QUANTIZERS,
     Autodiff,
@@ -20,7 +20,6 @@ from binjax.ste import (
     center,
     mean_magnitude,
     standardize,
-    ste_sign,
 )
 
 Sign = Literal["ste_sign", "approx_sign", "swish_sign", "fourier"]
@@ -53,19 +52,24 @@ class AdaBinActivations(nnx.Module):
 
     One alpha and beta for the layer, 1 and 0 at the start. The values are not ±1, so products with
     them are products of floats.
+
+    Args:
+        n: channels; not used.
+        sign: whose gradient it has; the authors' code has Bi-Real Net's ``approx_sign``.
     """
 
     bits = 1
     signs = False
 
-    def __init__(self, n: int):
+    def __init__(self, n: int, *, sign: Sign = "approx_sign"):
         del n
+        self.sign = _sign(sign)
         self.alpha, self.beta = nnx.Param(jnp.ones([])), nnx.Param(jnp.zeros([]))
 
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """Of x's shape and dtype."""
         alpha, beta = self.alpha[...].astype(x.dtype), self.beta[...].astype(x.dtype)
-        return alpha * ste_sign((x - beta) / alpha, autodiff=autodiff) + beta
+        return alpha * self.sign((x - beta) / alpha, autodiff=autodiff) + beta
 
 
 class ScaledSign(nnx.Module):
@@ -132,6 +136,7 @@ QUANTIZER_MODULES: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "rbnn": RBNN,
         "libra_pb": LibraPB,
         "recu": ReCU,
+        "adabin_weights": AdaBinWeights,
         "progressive_sign": ProgressiveSign,
         "rsign": RSign,
         "adabin_activations": AdaBinActivations,

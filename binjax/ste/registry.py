@@ -19,7 +19,6 @@ from binjax.ste.signs import (
 )
 from binjax.ste.weights import (
     absmax_sign,
-    adabin_weights,
     layer_sign,
     magnitude_aware_sign,
     xnor_weight_scale,
@@ -38,7 +37,6 @@ QUANTIZERS: Mapping[str, Quantizer | Stochastic] = MappingProxyType(
         "ste_heaviside": ste_heaviside,
         "ste_tern": ste_tern,
         "dorefa": dorefa,
-        "adabin_weights": adabin_weights,
         "absmean_ternary": absmean_ternary,
         "layer_sign": layer_sign,
         "absmax": absmax,

@@ -144,14 +144,19 @@ def recu(x: ArrayLike, tau: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Arr
 
 
 @declare(bits=1, signs=False)
-def adabin_weights(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
+def adabin_weights(
+    x: ArrayLike, t: ArrayLike = 1.0, k: ArrayLike = 1.0, *, autodiff: Autodiff = "vjp"
+) -> jax.Array:
     """Two values per output channel: ``std·sign((x - mean)/std) + mean`` (Tu et al. 2022, eq. 9).
 
-    They are not symmetric about zero, so products with them are products of floats.
+    ``std = |x - mean|_2 / sqrt(n)``. The sign has :func:`binjax.ste.ede`'s gradient, as in the
+    authors' code; it flows through mean and deviation too. The values are not symmetric about zero,
+    so products with them are products of floats.
     """
     x = floating("adabin_weights", x)
-    mean, deviation = _mean(x), _deviation(x, _mean(x), 0)
-    return deviation * ste_sign((x - mean) / deviation, autodiff=autodiff) + mean
+    mean = _mean(x)
+    deviation = _root(jnp.mean(jnp.square(x - mean), tuple(range(x.ndim - 1)), keepdims=True))
+    return deviation * ede((x - mean) / deviation, t, k, autodiff=autodiff) + mean
 
 
 def center(x: jax.Array) -> jax.Array:
@@ -180,8 +185,12 @@ def _mean(x: jax.Array) -> jax.Array:
 def _deviation(x: jax.Array, mean: jax.Array, eps: float) -> jax.Array:
     axes = tuple(range(x.ndim - 1))
     count = max(math.prod(x.shape[:-1]) - 1, 1)
-    variance = jnp.sum(jnp.square(x - mean), axes, keepdims=True) / count
-    return jnp.sqrt(jnp.maximum(variance + eps, jnp.finfo(x.dtype).tiny))  # type: ignore[no-untyped-call]
+    return _root(jnp.sum(jnp.square(x - mean), axes, keepdims=True) / count + eps)
+
+
+def _root(variance: jax.Array) -> jax.Array:
+    """The square root, above zero."""
+    return jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))  # type: ignore[no-untyped-call]
 
 
 def _product(factors: Factors) -> jax.Array:

@@ -207,7 +207,7 @@ class RunFolder:
 
 _WHOLE_RUN = (
     *("exponential", "cosine", "linear"),
-    *("ede", "rbnn", "libra_pb", "recu", "progressive_sign"),
+    *("ede", "rbnn", "libra_pb", "recu", "adabin_weights", "progressive_sign"),
 )
 """Schedules and annealed quantizers that are told how long the training is."""
 
