@@ -13,6 +13,7 @@ from binjax.data.color import blend_in_order, color_jitter, lighting, lighting_c
 from binjax.data.crops import (
     center_crop,
     crop_and_resize,
+    fit,
     random_boxes,
     random_resized_crop,
     resize,
@@ -116,6 +117,20 @@ def test_crop_and_resize(size):
 
 def test_resize_to_the_same_size_changes_nothing():
     assert np.array_equal(jax.jit(resize, static_argnums=1)(jnp.asarray(IMAGES), (H, W)), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((9, 13), (0, 0, 9, 13)), ((4, 5), (0, 1, 9, 11)), ((3, 9), (2, 0, 4, 13)), ((20, 20), None)],
+)
+def test_fit_takes_the_middle_of_the_proportions(size, box):
+    top, left, height, width = box or (0, 2, 9, 9)
+    part = IMAGES[:, top : top + height, left : left + width]
+    found = fit(IMAGES, size, rows=4)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, jax.jit(resize, static_argnums=1)(jnp.asarray(part), size))
+    floats = fit(np.float32(IMAGES), size)
+    assert np.max(np.abs(floats - found)) <= 0.5 + 1e-3
 
 
 # Random parts

@@ -1,8 +1,10 @@
 """The user's own sets: folders of pictures, .npz files, Python functions; STL-10's files."""
 
 import io
+import struct
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -58,6 +60,7 @@ def test_folder(folder):
     inner = folder / "train" / "cat" / "more"
     inner.mkdir()
     (folder / "train" / "cat" / "00.png").rename(inner / "00.PNG")
+    (folder / "train" / "cat" / "no picture.png").mkdir()
     found = read(folder)
     assert found.classes == ("Dog", "a b", "cat") and found.n_classes == 3
     assert found.image_shape == (6, 5, 3) and found.name == "folder"
@@ -134,6 +137,10 @@ def test_folder_refusals(folder, tmp_path):
     refused("bird", "holds no picture", call=read, folder=folder)
     (folder / "train" / "bird").rmdir()
     (folder / "test").rename(folder / "tests")
+    (folder / "test" / "cat").mkdir(parents=True)
+    refused("test: holds no picture", call=read, folder=folder)
+    (folder / "test" / "cat").rmdir()
+    (folder / "test").rmdir()
     refused("neither test/ nor val/", call=read, folder=folder)
     (folder / "test").mkdir()
     (folder / "empty" / "train").mkdir(parents=True)
@@ -160,6 +167,19 @@ def test_deep_pictures_are_refused(folder):
     path = folder / "train" / "Dog" / "01.png"
     Image.fromarray(np.zeros((6, 5), np.uint16)).save(path)
     refused(path, "more than 8 bits", call=read, folder=folder)
+    path.write_bytes(deep_png(5, 6))  # in colour Pillow would cut it to 8
+    refused(path, "more than 8 bits", call=read, folder=folder)
+
+
+def deep_png(wide, high):
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", wide, high, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + 6 * wide) * high))
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 # Arrays in a file
@@ -209,12 +229,20 @@ def test_npz(tmp_path):
         ({"y_train": LABELS[:20] - 1}, ["labels from -1 to 1"]),
         ({"y_test": LABELS[20:] + 1}, ["y_test has label 3", "y_train only 0..2"]),
         ({"x_train": PIXELS[:0], "y_train": LABELS[:0]}, ["x_train holds no image"]),
+        ({"x_test": PIXELS[:0], "y_test": LABELS[:0]}, ["x_test holds no image"]),
+        ({"x_train": np.float32(3)}, ["x_train has shape ()"]),
+        ({"x_test": np.float32(3)}, ["x_test has shape ()"]),
+        ({"y_train": np.int32(3)}, ["y_train has shape ()"]),
+        ({"y_train": LABELS[:20] * 10}, ["y_train has labels up to 20 for 20 images; number"]),
+        ({"x_train": np.full((20, 6, 5, 3), 1e300)}, ["not finite in float32"]),
         ({"y_train": np.array([object()] * 20)}, ["y_train holds Python objects"]),
     ],
 )
 def test_npz_refusals(tmp_path, changes, words):
     path = write(tmp_path / "a.npz", **changes)
     refused(path, *words, name="npz", file=path)
+    if "shape ()" in words[0] or "labels up to" in words[0] or words == ["x_test holds no image"]:
+        refused(path, *words, call=describe, name="npz", file=path)
 
 
 def test_npz_damage(tmp_path):
@@ -244,6 +272,7 @@ def test_npz_damage(tmp_path):
 # Functions
 
 MODULE = """
+import dataclasses
 import numpy as np
 from binjax.data import Dataset, Split
 calls = []
@@ -264,8 +293,18 @@ def wrong_shape():
     import dataclasses
     return dataclasses.replace(whole(), image_shape=(3, 4, 1))
 def wrong_classes():
-    import dataclasses
     return dataclasses.replace(whole(), n_classes=1)
+def ragged(): return [[[1]], [[1, 2]]], [0, 1], *arrays()[2:]
+def no_split(): return dataclasses.replace(whole(), train=None)
+def no_shape(): return dataclasses.replace(whole(), image_shape=None)
+def text_classes(): return dataclasses.replace(whole(), n_classes="2")
+def real_classes(): return dataclasses.replace(whole(), n_classes=2.0)
+def two_dtypes():
+    split = whole().validation
+    floats = Split(split.images.astype(np.float32), split.labels)
+    return dataclasses.replace(whole(), validation=floats)
+def no_test(): return dataclasses.replace(whole(), test=whole().test[:0])
+def leaves(): raise SystemExit(0)
 def none(): pass
 def three(): return arrays()[:3]
 def fails(): raise KeyError("no\\nluck")
@@ -323,11 +362,49 @@ def test_function_that_returns_floats(module):
         ("own_images:fails", "calling it raised KeyError"),
         ("own_images:wrong_shape", "train images are 4x3x1, image_shape says 3x4x1"),
         ("own_images:wrong_classes", "train labels go to 1, n_classes = 1"),
+        ("own_images:ragged", "train images are no array; their sizes differ"),
+        ("own_images:no_split", "train is no binjax.data.Split"),
+        ("own_images:no_shape", "image_shape is None; wanted (height, width, channels)"),
+        ("own_images:text_classes", "n_classes is '2'; wanted an integer above 0"),
+        ("own_images:real_classes", "n_classes is 2.0; wanted an integer above 0"),
+        ("own_images:two_dtypes", "images must be alike, but are of train uint8, validation float"),
+        ("own_images:no_test", "the test set is empty"),
+        ("own_images:leaves", "calling it raised SystemExit: 0"),
     ],
 )
 def test_function_refusals(module, function, words):
     for call in (load, describe):
         refused(f"data.function {function}", words, call=call, name="python", function=function)
+
+
+def test_function_with_neighbours(tmp_path, monkeypatch):
+    """A file's own folder, and the current one, are searched during the import and the call."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "beside_it.py").write_text("def images(): return [[[1]], [[2]]], [0, 1]\n")
+    text = """
+from __future__ import annotations
+import dataclasses
+import beside_it
+@dataclasses.dataclass
+class Options:
+    n: int = 2
+def get():
+    import beside_it as late
+    return (*late.images(), *beside_it.images())
+"""
+    (tmp_path / "sub" / "whole_set.py").write_text(text)
+    before = list(sys.path)
+    found = load("python", function="sub/whole_set.py:get")
+    assert len(found.train) == 2 and found.n_classes == 2
+    (tmp_path / "lazy.py").write_text(
+        "def get():\n    import lazy_part\n    return lazy_part.SET\n"
+    )
+    (tmp_path / "lazy_part.py").write_text("SET = [[[1]], [[2]]], [0, 1], [[[3]]], [1]\n")
+    assert len(load("python", function="lazy:get").test) == 1
+    assert sys.path == before
+    for name in ("beside_it", "whole_set", "lazy", "lazy_part"):
+        sys.modules.pop(name, None)
 
 
 def test_function_needs_a_name_and_memory(module):

@@ -11,7 +11,7 @@ from runs import Recorder, cli, compile_cache, fit, metrics_lines, write_config
 
 from binjax import config, data, train
 from binjax.config import ConfigError
-from binjax.data import DataError
+from binjax.data import DataError, crops
 from binjax.data.augment import random_crop, random_flip
 from binjax.data.color import color_jitter, lighting
 from binjax.data.contrast import fit_zca, gcn, lcn, whiten
@@ -82,6 +82,37 @@ def refused(match, call):
     with pytest.raises((ConfigError, DataError), match=match) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# Sizes
+
+
+def test_any_set_can_be_resized():
+    whole, small = loaded(), loaded("--data.image_size", "4", "3")
+    found = load_data(small)
+    assert found.image_shape == data_info(small).image_shape == (4, 3, 3)
+    assert np.array_equal(found.train.images, crops.fit(load_data(whole).train.images, (4, 3)))
+    assert found.test.images.shape[1:] == (4, 3, 3)
+    cropped = loaded("--data.image_size", "9", "9", "--data.crop_size", "8", "7")
+    assert load_data(cropped).image_shape == data_info(cropped).image_shape == (8, 7, 3)
+    huge = loaded("--data.image_size", "20000", "20000")
+    refused("images at 20000x20000 would take", lambda: load_data(huge))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.function", "a:b"], 'data.function is of the data set "python"; "npz" does not'),
+        (["--data.channels", "1"], 'data.channels is of the data set "folder"; "npz" does not'),
+        (["--data.name", "fashion-mnist-12k"], 'data.file is of the data set "npz"; "fashion-'),
+        ([], None),
+    ],
+)
+def test_keys_of_other_sets_are_named(options, message):
+    heard = []
+    load_data(loaded(*options), heard.append)
+    assert len(heard) == (message is not None)
+    assert not heard or heard[0].startswith(message)
 
 
 # Scaling
@@ -332,7 +363,7 @@ def test_floats_of_ones_own_say_so(place):
         "    return x / 127.5 - 1, y, u / 127.5 - 1, v\n"
     )
     options = ("--data.name", "python", "--data.function", "floats.py:images")
-    refused("are floats: say data.scaling.kind", lambda: load_data(loaded(*options)))
+    refused("are floats: say data.scaling.kind", lambda: load_data(loaded(*options), print))
     line = fit("run.toml", place / "run", *options, "--data.scaling.kind", "none")
     assert line["test_accuracy"] > 0.8
     assert cli("export", place / "run", "--out", place / "m.binjax") == 2

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_NAMED = 12  # layers that a legend has room for
+
 
 def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> Path | None:
     """Draw loss, accuracy, flips and sign entropy over epochs.
@@ -14,6 +16,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> Path | None:
         The PNG's path, or None without matplotlib or without an epoch.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError:
         return None
@@ -33,9 +36,16 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> Path | None:
         (flips, "flip_ratio", "share of weights flipped in the epoch"),
         (entropy, "sign_entropy", "entropy of activation signs, bits"),
     ):
-        for layer, values in epochs[-1]["layers"].items():
-            if name in values:
-                axis.plot(x, [line["layers"][layer][name] for line in epochs], label=layer)
+        layers = [key for key, values in epochs[-1]["layers"].items() if name in values]
+        for i, layer in enumerate(layers):
+            # Of a deep network only the ends are named; the colour is the depth.
+            named = len(layers) <= _NAMED or layer in (layers[0], layers[-1])
+            axis.plot(
+                x,
+                [line["layers"][layer][name] for line in epochs],
+                label=layer if named else None,
+                color=None if len(layers) <= _NAMED else colormaps["viridis"](i / len(layers)),
+            )
         axis.set(title=title, xlabel="epoch")
         axis.legend(fontsize="small")
     flips.set_yscale("symlog", linthresh=1e-4)

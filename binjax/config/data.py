@@ -161,7 +161,8 @@ class Data(Section):
     function: str | None = None
     """of the data set "python": "package.module:function" or "file.py:function" """
     image_size: Size | None = None
-    """of the data set "folder": pictures are resized and cropped to it, height and width"""
+    """of images in memory, height and width: larger or smaller ones are cut to its proportions,
+    around their middle, and resized; of a "folder" it has to be said"""
     channels: Literal[1, 3] = 3
     """of the data set "folder": gray or RGB"""
     memory_gib: Rate = 8.0

@@ -1,8 +1,9 @@
 """Preparation of whole sets, in numpy: contrast normalisation and whitening.
 
 GCN and ZCA are pylearn2's (`expr/preprocessing.py`, `datasets/preprocessing.py`), which made
-BinaryNet's CIFAR-10; LCN is that of Jarrett et al., ICCV 2009, per channel, as BinaryNet's SVHN
-had it in channel 0 (a slip of the reference; here all channels are normalised).
+BinaryNet's CIFAR-10; but images of one colour are divided by `min_divisor`, there by 1. LCN is that
+of Jarrett et al., ICCV 2009, per channel, as BinaryNet's SVHN had it in channel 0 (a slip of the
+reference; here all channels are normalised).
 """
 
 from __future__ import annotations

@@ -51,6 +51,32 @@ def resize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
     return crop_and_resize(images, whole, size)
 
 
+def fit(images: np.ndarray, size: tuple[int, int], rows: int = 1000) -> np.ndarray:
+    """A whole set made to fit: each image's largest middle part of the size's proportions, resized.
+
+    Args:
+        images: [n, h, w, c], uint8 or float.
+        size: (height, width) ≥ 1.
+        rows: images computed at a time.
+
+    Returns:
+        [n, *size, c] of the same dtype; the images themselves where they have that size.
+    """
+    (height, width), (high, wide) = images.shape[1:3], size
+    if (height, width) == size:
+        return images
+    part = (
+        min(height, max(1, round(width * high / wide))),
+        min(width, max(1, round(height * wide / high))),
+    )
+    middle = center_crop(images, part)
+    found = np.empty((len(images), *size, images.shape[3]), images.dtype)
+    shrink = jax.jit(resize, static_argnums=1)
+    for start in range(0, len(images), rows):
+        found[start : start + rows] = shrink(middle[start : start + rows], size)
+    return found
+
+
 def crop_and_resize(images: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     """A box of each image, resized as :func:`resize` would if the box were the whole image.
 

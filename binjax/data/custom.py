@@ -46,11 +46,15 @@ class Custom:
             return replace(folder_info(self._root(), self.image_size, self.channels), name="folder")
         if self.name == "npz":
             headers, labels = npz_headers(self._npz()), npz_labels(self._npz())
-            (n_train, *size), (n_test, *_) = headers["x_train"][0], headers["x_test"][0]
-            if len(size) not in (2, 3) or labels.dtype.kind not in "iu" or not labels.size:
+            train, test = headers["x_train"][0], headers["x_test"][0]
+            images = len(train) in (3, 4) and len(test) == len(train) and test[0]
+            if not images or labels.dtype.kind not in "iu" or not labels.size:
                 raise self._unlike()
-            shape = (size[0], size[1], size[2] if len(size) == 3 else 1)
-            return Info("npz", shape, int(labels.max()) + 1, n_train, n_test, 0)
+            n_classes = int(labels.max()) + 1
+            if labels.shape not in ((train[0],), (train[0], 1)) or not 0 < n_classes <= train[0]:
+                raise self._unlike()
+            shape = (train[1], train[2], train[3] if len(train) == 4 else 1)
+            return Info("npz", shape, n_classes, train[0], test[0], 0)
         found = call_function(self._function())
         n_held_out = len(found.validation)
         n_train = len(found.train) + n_held_out

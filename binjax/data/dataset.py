@@ -90,10 +90,14 @@ def check_memory(what: str, n_bytes: int, memory_gib: float) -> None:
     """Refuse images that would take more memory than allowed."""
     if n_bytes > memory_gib * 1024 * MIB:
         raise DataError(
-            f"{what} would take {n_bytes / MIB:,.0f} MiB of memory, data.memory_gib = "
-            f"{memory_gib:g} allows {memory_gib * 1024:,.0f}; raise it, or take fewer "
+            f"{what} would take {_mib(n_bytes)} MiB of memory, data.memory_gib = "
+            f"{memory_gib:g} allows {_mib(memory_gib * 1024 * MIB)}; raise it, or take fewer "
             "(data.limit_train) or smaller images (data.image_size)"
         )
+
+
+def _mib(n_bytes: float) -> str:
+    return f"{n_bytes / MIB:,.0f}" if n_bytes >= 10 * MIB else f"{n_bytes / MIB:.2g}"
 
 
 def count_train(name: str, n: int, validation: int) -> int:

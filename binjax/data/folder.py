@@ -80,13 +80,18 @@ def list_folder(root: Path) -> Listing:
     if test is None:
         held_out, test = None, held_out
     assert test is not None
+    tested = _pictures(test, classes)
+    validated = [] if held_out is None else _pictures(held_out, classes)
+    for part, found in ((test, tested), (held_out, validated)):
+        if part is not None and not found:
+            raise DataError(f"{part}: holds no picture in a folder of a class; fill it")
     words = np.random.Philox(np.random.SeedSequence([len(pictures)])).random_raw(len(pictures))
     return Listing(
         root,
         classes,
         [pictures[i] for i in np.argsort(words, kind="stable")],
-        [] if held_out is None else _pictures(held_out, classes),
-        _pictures(test, classes),
+        validated,
+        tested,
     )
 
 
@@ -183,7 +188,9 @@ def _pictures(part: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
         if folder.name not in labels:
             raise DataError(f"{folder}: is a class that train/ does not have")
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in PICTURES and not path.name.startswith("."):
+            if path.is_dir() or path.name.startswith("."):
+                continue
+            if path.suffix.lower() in PICTURES:
                 found.append((path, labels[folder.name]))
     return found
 

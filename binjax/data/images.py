@@ -118,7 +118,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture; what Pillow raises becomes one line."""
     try:
         with Image.open(path) as image:
-            if image.mode[0] in "IF":
+            # Pillow makes 8 bits of a colour PNG's 16 without a word.
+            if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
                 raise DataError(f"{path}: has more than 8 bits a channel; the network takes 8")
             yield image
     except DataError:

@@ -121,8 +121,9 @@ def from_arrays(
     """
     train = _split(name, x_train, y_train, names[:2])
     test = _split(name, x_test, y_test, names[2:])
-    if not len(train):
-        raise DataError(f"{name}: {names[0]} holds no image")
+    for split, what in ((train, names[0]), (test, names[2])):
+        if not len(split):
+            raise DataError(f"{name}: {what} holds no image")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"{name}: {names[0]} are {_size(train.images)} and {names[2]} {_size(test.images)}; "
@@ -134,7 +135,12 @@ def from_arrays(
             "must be alike"
         )
     n_classes = int(train.labels.max()) + 1
-    if len(test) and test.labels.max() >= n_classes:
+    if n_classes > len(train):
+        raise DataError(
+            f"{name}: {names[1]} has labels up to {n_classes - 1} for {len(train)} images; number "
+            "the classes 0, 1 …, or say n_classes in a binjax.data.Dataset"
+        )
+    if test.labels.max() >= n_classes:
         raise DataError(
             f"{name}: {names[3]} has label {test.labels.max()}, {names[1]} only 0..{n_classes - 1}"
         )
@@ -143,7 +149,7 @@ def from_arrays(
 
 
 def _split(name: str, images: Any, labels: Any, names: tuple[str, ...]) -> Split:
-    x, y = np.asarray(images), np.asarray(labels)
+    x, y = _array(name, names[0], images), _array(name, names[1], labels)
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or min(x.shape[1:]) < 1:
@@ -167,13 +173,21 @@ def _split(name: str, images: Any, labels: Any, names: tuple[str, ...]) -> Split
     if y.size and not 0 <= int(y.min()) <= int(y.max()) < 2**24:
         raise DataError(f"{name}: {names[1]} has labels from {y.min()} to {y.max()}; wanted 0, 1 …")
     if x.dtype.kind == "f":
-        if not np.isfinite(x).all():
-            raise DataError(f"{name}: {names[0]} holds values that are not finite")
-        pixels = np.ascontiguousarray(x, np.float32)
+        with np.errstate(over="ignore"):
+            pixels = np.ascontiguousarray(x, np.float32)
+        if not np.isfinite(pixels).all():
+            raise DataError(f"{name}: {names[0]} holds values that are not finite in float32")
         return Split(pixels, np.ascontiguousarray(y, np.int32))
     if x.dtype != np.uint8 and x.size and not 0 <= int(x.min()) <= int(x.max()) <= 255:
         raise DataError(f"{name}: {names[0]} has values from {x.min()} to {x.max()}; wanted 0..255")
     return Split(np.ascontiguousarray(x, np.uint8), np.ascontiguousarray(y, np.int32))
+
+
+def _array(name: str, what: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name}: {what} are no array; their sizes differ") from None
 
 
 def _size(images: np.ndarray) -> str:
@@ -200,15 +214,18 @@ def call_function(reference: str) -> Dataset:
         raise DataError(
             f"{where}: wanted package.module:function or file.py:function, got {reference!r}"
         )
-    with _errors_of(where, "importing it"):
-        loaded = _load_file(module) if module.endswith(".py") else _import(module)
-    function: Callable[[], Any] | None = getattr(loaded, name, None)
-    if not callable(function):
-        problem = "has no function" if function is None else "has no callable"
-        raise DataError(f"{where}: {module} {problem} {name!r}")
-    with _errors_of(where, "calling it"):
-        found = function()
+    file = Path(module).expanduser() if module.endswith(".py") else None
+    with _found_from(Path.cwd() if file is None else file.parent):
+        with _errors_of(where, "importing it"):
+            loaded = importlib.import_module(module) if file is None else _load_file(file)
+        function: Callable[[], Any] | None = getattr(loaded, name, None)
+        if not callable(function):
+            problem = "has no function" if function is None else "has no callable"
+            raise DataError(f"{where}: {module} {problem} {name!r}")
+        with _errors_of(where, "calling it"):
+            found = function()
     if isinstance(found, Dataset):
+        _check_fields(where, found)
         parts = {
             part: _split(where, split.images, split.labels, (f"{part} images", f"{part} labels"))
             for part in ("train", "validation", "test")
@@ -223,6 +240,18 @@ def call_function(reference: str) -> Dataset:
     return from_arrays(where, *found)
 
 
+def _check_fields(where: str, found: Dataset) -> None:
+    for part in ("train", "validation", "test"):
+        if not isinstance(getattr(found, part), Split):
+            raise DataError(f"{where}: {part} is no binjax.data.Split")
+    shape, n_classes = found.image_shape, found.n_classes
+    whole = isinstance(shape, tuple | list) and all(isinstance(size, int) for size in shape)
+    if not whole or len(shape) != 3:
+        raise DataError(f"{where}: image_shape is {shape!r}; wanted (height, width, channels)")
+    if isinstance(n_classes, bool) or not isinstance(n_classes, int | np.integer) or n_classes < 1:
+        raise DataError(f"{where}: n_classes is {n_classes!r}; wanted an integer above 0")
+
+
 def _check_dataset(where: str, found: Dataset, parts: dict[str, Split]) -> None:
     for part, split in parts.items():
         shape = split.images.shape[1:]
@@ -235,28 +264,44 @@ def _check_dataset(where: str, found: Dataset, parts: dict[str, Split]) -> None:
             raise DataError(
                 f"{where}: {part} labels go to {split.labels.max()}, n_classes = {found.n_classes}"
             )
-    if not len(parts["train"]):
-        raise DataError(f"{where}: the training set is empty")
+    for part, words in (("train", "training"), ("test", "test")):
+        if not len(parts[part]):
+            raise DataError(f"{where}: the {words} set is empty")
+    kinds = {part: split.images.dtype for part, split in parts.items() if len(split)}
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{part} {dtype}" for part, dtype in kinds.items())
+        raise DataError(f"{where}: images must be alike, but are of {said}")
 
 
-def _import(module: str) -> ModuleType:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+@contextmanager
+def _found_from(folder: Path) -> Iterator[None]:
+    """Modules of a folder can be imported, as those beside a script can."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
     try:
-        return importlib.import_module(module)
+        yield
     finally:
-        sys.path.remove(here)
+        if place in sys.path:
+            sys.path.remove(place)
 
 
-def _load_file(file: str) -> ModuleType:
-    path = Path(file).expanduser()
+def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    before = sys.modules.get(spec.name)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    finally:
+        if before is not None:  # a library's, which the file only shares its name with
+            sys.modules[spec.name] = before
     return module
 
 
@@ -265,6 +310,6 @@ def _errors_of(where: str, doing: str) -> Iterator[None]:
     """Any error of the user's own code as one line that names the function."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = (str(error).strip().splitlines() or [""])[0]
         raise DataError(f"{where}: {doing} raised {type(error).__name__}: {why}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from binjax import data
 from binjax.config import Config, ConfigError
 from binjax.config.data import FittedScaling, StandardScaling
 from binjax.data.contrast import mean_and_deviation
+from binjax.data.crops import fit
+from binjax.data.dataset import check_memory
 from binjax.data.prepare import prepare
 
 Shape = tuple[int, int, int]
@@ -24,13 +27,21 @@ def load_data(config: Config, warn: Callable[[str], None] = warnings.warn) -> da
 
     Args:
         config: of a run.
-        warn: told of a damaged file in the cache, which was not used.
+        warn: told of a damaged file in the cache, which was not used, and of keys that another data
+            set has.
 
     Raises:
         ConfigError, DataError: no such set, files missing or damaged, too much for memory, a crop
             larger than the images.
     """
     options = config.data
+    for key, idle, name in (
+        ("file", options.file is None, "npz"),
+        ("function", options.function is None, "python"),
+        ("channels", options.channels == 3, "folder"),
+    ):
+        if not idle and options.name != name:
+            warn(f'data.{key} is of the data set "{name}"; "{options.name}" does not use it')
     found = data.load(
         options.name,
         directory=options.dir,
@@ -44,6 +55,7 @@ def load_data(config: Config, warn: Callable[[str], None] = warnings.warn) -> da
         channels=options.channels,
         memory_gib=options.memory_gib,
     )
+    found = _resized(config, found)
     shape = _seen(config, found.image_shape)
     if found.train.images.dtype != np.uint8 and options.scaling.kind != "none":
         raise ConfigError(
@@ -72,7 +84,8 @@ def data_info(config: Config) -> data.Info:
         image_size=options.image_size,
         channels=options.channels,
     )
-    return replace(info, image_shape=_seen(config, info.image_shape))
+    size = options.image_size or info.image_shape[:2]
+    return replace(info, image_shape=_seen(config, (*size, info.image_shape[2])))
 
 
 def count_train(config: Config, info: data.Info) -> int:
@@ -106,6 +119,25 @@ def fit_scaling(config: Config, dataset: data.Dataset) -> Config:
         )
     fitted = StandardScaling(mean=tuple(mean), std=tuple(std))
     return config.model_copy(update={"data": config.data.model_copy(update={"scaling": fitted})})
+
+
+def _resized(config: Config, found: data.Dataset) -> data.Dataset:
+    """Images of ``data.image_size``; those of a folder have it already.
+
+    Raises:
+        DataError: too much for memory.
+    """
+    size = config.data.image_size
+    if size is None or found.image_shape[:2] == size:
+        return found
+    parts = (found.train, found.validation, found.test)
+    pixel = found.image_shape[2] * found.train.images.itemsize
+    n_bytes = math.prod(size) * pixel * sum(map(len, parts))
+    what = f"{config.data.name}: its images at {size[0]}x{size[1]}"
+    check_memory(what, n_bytes, config.data.memory_gib)
+    train, validation, test = (data.Split(fit(part.images, size), part.labels) for part in parts)
+    shape = (*size, found.image_shape[2])
+    return replace(found, train=train, validation=validation, test=test, image_shape=shape)
 
 
 def _seen(config: Config, held: Shape) -> Shape:
