@@ -205,6 +205,10 @@ def main() -> None:
         parser.error(f"--jobs {args.jobs}: expected 1 or more")
     plan = read_plan(args.plan)
     plan = plan._replace(seeds=tuple(args.seeds or plan.seeds))
+    names = [method.name for method in plan.methods]
+    for name in args.only or ():
+        if name not in names:
+            raise SystemExit(f"{args.plan}: has no method {name!r}; it has {', '.join(names)}")
     if args.only:
         kept = tuple(method for method in plan.methods if method.name in args.only)
         plan = plan._replace(methods=kept)

@@ -73,6 +73,9 @@ def test_unknown_overrides_are_one_line(tmp_path):
     assert done.stderr.startswith(f"{path}: ")
     assert "swish_sign" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    command = [sys.executable, SCRIPT, path, "--only", "plane"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == f"{path}: has no method 'plane'; it has plain, a/b\n"
 
 
 @pytest.mark.slow
