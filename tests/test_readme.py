@@ -166,7 +166,8 @@ def test_methods_are_in_the_csv():
         if row["against"]:
             gain = f"{100 * float(row['gain']):+.1f} ± {100 * float(row['gain_sd']):.1f}"
         assert f"{shown} {row['against'] or '–'} | {gain} |\n" in README
-        assert float(row["seconds"]) < 60 * plan["minutes"]
+    seconds = sum(float(row["seconds"]) for row in rows) * len(plan["seeds"]) / 2  # of two cores
+    assert seconds < 60 * plan["minutes"]
 
 
 ZOO = re.findall(

@@ -8,7 +8,8 @@ from pathlib import Path
 from binjax.data.dataset import Dataset, Info, check_limits, check_memory, count_train
 from binjax.data.errors import DataError
 from binjax.data.folder import folder_info, read_folder
-from binjax.data.labelled import call_function, npz_headers, npz_labels, read_npz
+from binjax.data.function import call_function
+from binjax.data.labelled import npz_headers, npz_labels, read_npz
 from binjax.data.paths import find_directory
 
 CUSTOM = {
@@ -26,7 +27,7 @@ class Custom:
         name: one of `CUSTOM`.
         directory: of "folder"; of "npz" where `file` is, if given.
         file: of "npz".
-        function: of "python", see :func:`binjax.data.labelled.call_function`.
+        function: of "python", see :func:`binjax.data.function.call_function`.
         image_size: of "folder": (height, width) in memory.
         channels: of "folder": 1 or 3.
         memory_gib: the most that images may take.
