@@ -30,7 +30,8 @@ def call_function(reference: str) -> Dataset:
 
     Returns:
         What it returns, if that is a :class:`Dataset`; else the set of the four arrays
-        (train images, train labels, test images, test labels) as :func:`~binjax.data.labelled.from_arrays` takes them.
+        (train images, train labels, test images, test labels), as
+        :func:`~binjax.data.labelled.from_arrays` takes them.
 
     Raises:
         DataError: no such module or function, an error in it, or another result.

@@ -120,8 +120,8 @@ def from_arrays(
             raise DataError(f"{name}: {what} holds no image")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
-            f"{name}: {names[0]} are {size_of(train.images)} and {names[2]} {size_of(test.images)}; "
-            "they must be alike"
+            f"{name}: {names[0]} are {size_of(train.images)} and {names[2]} "
+            f"{size_of(test.images)}; they must be alike"
         )
     if train.images.dtype != test.images.dtype:
         raise DataError(
