@@ -519,6 +519,14 @@ def test_bits_and_signs():
         ({"kind": "dorefa", "mode": "both"}, "not 'both'"),
         ({"kind": "swish_sign", "gamma": 1}, "unexpected keyword argument 'gamma'"),
         ({"kind": "ste_tern", "threshold_value": -1}, "must not be negative"),
+        (
+            {"kind": "ste_sign", "clip_value": -1},
+            "ste_sign: clip_value is -1, must not be negative",
+        ),
+        ({"kind": "ste_heaviside", "clip_value": math.nan}, "clip_value is nan, must not be"),
+        ({"kind": "ste_tern", "clip_value": -0.5}, "clip_value is -0.5, must not be negative"),
+        ({"kind": "magnitude_aware_sign", "clip_value": -2.0}, "clip_value is -2.0, must not"),
+        ({"kind": "swish_sign", "beta": 0}, "swish_sign: beta is 0, must be positive"),
         ({"kind": "fourier", "terms": 0}, "both must be positive"),
         ({"kind": "ede", "t_min": 0.0}, "wanted 0 < t_min <= t_max"),
         ({"kind": "recu", "tau_max": 1.0}, "tau_min <= tau_max < 1"),
@@ -531,6 +539,11 @@ def test_refused_at_construction(spec, message):
     with pytest.raises(ValueError, match=r".") as caught:
         resolve_quantizer(spec, 4)
     assert message in str(caught.value)
+
+
+def test_what_cannot_be_called():
+    with pytest.raises(TypeError, match="a name, a table, a function or module, or None; not 3"):
+        BinaryDense(4, 4, kernel_quantizer=3, rngs=nnx.Rngs(0))
 
 
 def test_names():

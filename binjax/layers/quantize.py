@@ -28,10 +28,15 @@ def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochasti
 
     Raises:
         ValueError: unknown name or parameter, a parameter out of range.
+        TypeError: nothing that can be called.
     """
     if isinstance(quantizer, str):
         quantizer = {"kind": quantizer}
     if not isinstance(quantizer, Mapping):
+        if quantizer is not None and not isinstance(quantizer, Stochastic | Callable):
+            raise TypeError(
+                f"a quantizer is a name, a table, a function or module, or None; not {quantizer!r}"
+            )
         return quantizer
     # Files cannot say None.
     options = {key: None if value == "none" else value for key, value in quantizer.items()}

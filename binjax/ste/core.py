@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -181,6 +182,19 @@ def floating(name: str, x: ArrayLike) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} needs a floating dtype, got {x.dtype}; convert x first")
     return x
+
+
+def limit_of(name: str, clip_value: float | None) -> float:
+    """The largest ``|x|`` whose gradient passes; infinity for None.
+
+    Raises:
+        ValueError: a number below 0, or NaN.
+    """
+    if clip_value is None:
+        return math.inf
+    if isinstance(clip_value, int | float) and not clip_value >= 0:
+        raise ValueError(f"{name}: clip_value is {clip_value}, must not be negative")
+    return clip_value
 
 
 def where_inside(inside: jax.Array, g: jax.Array) -> jax.Array:

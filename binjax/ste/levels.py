@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste.core import Autodiff, declare, elementwise, floating, where_inside
+from binjax.ste.core import Autodiff, declare, elementwise, floating, limit_of, where_inside
 from binjax.ste.signs import positive, sign
 
 Mode = Literal["activations", "weights"]
@@ -46,7 +46,7 @@ def ste_tern(
         clip_value: None passes every gradient.
 
     Raises:
-        ValueError: a negative threshold.
+        ValueError: a negative threshold or clip_value.
     """
     x = floating("ste_tern", x)
     if threshold_value < 0:
@@ -55,7 +55,7 @@ def ste_tern(
     if ternary_weight_networks:
         wide = jnp.mean(jnp.abs(x), dtype=jnp.promote_types(x.dtype, jnp.float32))
         threshold = jax.lax.stop_gradient(0.7 * wide).astype(x.dtype)
-    bound = jnp.inf if clip_value is None else clip_value
+    bound = limit_of("ste_tern", clip_value)
     return _ste_tern(x, threshold, bound, autodiff=autodiff)
 
 

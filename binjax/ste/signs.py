@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste.core import Autodiff, declare, elementwise, floating, straight_through, where_inside
+from binjax.ste.core import (
+    Autodiff,
+    declare,
+    elementwise,
+    floating,
+    limit_of,
+    straight_through,
+    where_inside,
+)
 
 
 @declare(bits=1)
@@ -107,10 +115,14 @@ def ste_sign(
     The boundary is inclusive, as in the paper (eq. 4) and BinaryNet's Theano code;
     ``clip_value=None`` passes every gradient. What is kept for the backward pass is one boolean
     per element.
+
+    Raises:
+        ValueError: a negative clip_value.
     """
+    limit = limit_of("ste_sign", clip_value)
     if clip_value is None:
         return _pass_through(x, autodiff=autodiff)
-    return _saturated(x, clip_value, autodiff=autodiff)
+    return _saturated(x, limit, autodiff=autodiff)
 
 
 @declare(bits=1)
@@ -139,7 +151,12 @@ def swish_sign(x: ArrayLike, beta: float = 5.0, *, autodiff: Autodiff = "vjp") -
     """Sign with the gradient of SignSwish (BNN+, 2018).
 
     ``g·beta(2 - beta x·tanh(beta x/2)) / (1 + cosh(beta x))``; 0, not NaN, for huge ``|x|``.
+
+    Raises:
+        ValueError: a beta that is not positive.
     """
+    if isinstance(beta, int | float) and not beta > 0:
+        raise ValueError(f"swish_sign: beta is {beta}, must be positive")
     return _swish(x, beta, autodiff=autodiff)
 
 
@@ -150,9 +167,11 @@ def ste_heaviside(
     """1 where ``x > 0``, else 0 (NaN at NaN), with the gradient ``g·1[|x| <= clip_value]``.
 
     Larq's ``ste_heaviside`` ("AND-Net"). ``clip_value=None`` passes every gradient.
+
+    Raises:
+        ValueError: a negative clip_value.
     """
-    bound = jnp.inf if clip_value is None else clip_value
-    return _heaviside(x, bound, autodiff=autodiff)
+    return _heaviside(x, limit_of("ste_heaviside", clip_value), autodiff=autodiff)
 
 
 @declare(bits=1)

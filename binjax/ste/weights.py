@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste.core import Autodiff, Factors, declare, floating, straight_through
+from binjax.ste.core import Autodiff, Factors, declare, floating, limit_of, straight_through
 from binjax.ste.signs import ede, hard_tanh, sign, ste_sign
 
 _sign_over_scale = straight_through(
@@ -30,7 +30,7 @@ def _unscaled(
     least = max(2**-20, 4 * float(jnp.finfo(x.dtype).tiny))  # type: ignore[no-untyped-call]
     scale = jnp.maximum(jax.lax.stop_gradient(scale), jnp.asarray(least, x.dtype))
     per_weight = jnp.broadcast_to(scale.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape)
-    bound = jnp.inf if clip_value is None else clip_value
+    bound = limit_of("magnitude_aware_sign", clip_value)
     return Factors(_sign_over_scale(x, per_weight, bound, autodiff=autodiff), scale)
 
 
