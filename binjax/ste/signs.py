@@ -76,7 +76,8 @@ def _fourier_derivative(x: jax.Array, terms: jax.Array, omega: jax.Array) -> jax
     # Outside, x may be infinite, and the cosine NaN.
     angle = omega * jnp.where(inside, x, 0)
     # cos((2i + 1) a) from the two before it: one cosine for all terms.
-    term, twice = jnp.cos(angle), 2 * jnp.cos(2 * angle)
+    term = jnp.cos(angle)
+    twice = 4 * jnp.square(term) - 2  # twice the cosine of 2 a
     before, total = term, term
     for _ in range(terms.size - 1):
         before, term = term, twice * term - before
