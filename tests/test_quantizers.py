@@ -24,6 +24,7 @@ from binjax.layers import (
     ReCU,
     RSign,
     ScaledSign,
+    quant,
     set_progress,
 )
 from binjax.layers.quantize import name_of, resolve_quantizer
@@ -530,6 +531,7 @@ def test_bits_and_signs():
         ({"kind": "fourier", "terms": 0}, "both must be positive"),
         ({"kind": "ede", "t_min": 0.0}, "wanted 0 < t_min <= t_max"),
         ({"kind": "recu", "tau_max": 1.0}, "tau_min <= tau_max < 1"),
+        ({"kind": "recu", "tau_min": 0.5}, "wanted .5 < tau_min"),
         ({"kind": "scaled_sign", "scale": "mena"}, "scale is 'mena'; choose 'none', 'mean'"),
         ({"kind": "noop", "precision": 0}, "must be at least 1 bit"),
         ({"kind": "stochastic_sign", "beta": 1}, "has no parameters, got beta"),
@@ -539,6 +541,41 @@ def test_refused_at_construction(spec, message):
     with pytest.raises(ValueError, match=r".") as caught:
         resolve_quantizer(spec, 4)
     assert message in str(caught.value)
+
+
+SCALED = [
+    *("magnitude_aware_sign", "xnor_weight_scale", "layer_sign", "absmax_sign", "libra_pb"),
+    {"kind": "scaled_sign", "scale": "mean"},
+]
+
+
+@pytest.mark.parametrize("quantizer", SCALED, ids=str)
+@pytest.mark.parametrize("make", [BinaryDense, BinaryConv])
+def test_scaled_inputs_are_multiplied_as_floats(make, quantizer):
+    """Packing keeps no scale of inputs."""
+    packed, floats = (
+        make(5, 3, input_quantizer=quantizer, backend=backend, rngs=nnx.Rngs(0))
+        for backend in ("auto", "float")
+    )
+    assert "the input quantizer" in packed.floats_because(train=True)
+    x = jnp.asarray(kernel(*((4, 5) if make is BinaryDense else (2, 4, 4, 5))))
+    np.testing.assert_array_equal(packed(x), floats(x))
+    if make is BinaryDense:
+        values = packed.input_quantizer(x)
+        np.testing.assert_allclose(packed(x), values @ np.sign(packed.kernel[...]), rtol=1e-5)
+    with pytest.raises(ValueError, match="multiplies bits, but the input quantizer"):
+        make(5, 3, input_quantizer=quantizer, backend="xla", rngs=nnx.Rngs(0))
+
+
+def test_larqs_names_of_depthwise_quantizers():
+    for make in (
+        quant.QuantDepthwiseConv2D,
+        quant.QuantSeparableConv1D,
+        quant.QuantSeparableConv2D,
+    ):
+        sizes = (2, 3) if make is quant.QuantDepthwiseConv2D else (2, 3, 3)
+        with pytest.raises(TypeError, match=r"has no kernel_quantizer; Larq's name is depthwise_"):
+            make(*sizes, kernel_quantizer="ste_sign", rngs=nnx.Rngs(0))
 
 
 def test_what_cannot_be_called():

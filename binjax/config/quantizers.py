@@ -14,7 +14,7 @@ from binjax.config.section import Rate, Section
 Clip = Rate | Literal["none"]
 Bits = Annotated[int, Field(ge=1, le=16)]
 Sign = Literal["ste_sign", "approx_sign", "swish_sign", "fourier"]
-Tau = Annotated[float, Field(ge=0.5, lt=1)]
+Tau = Annotated[float, Field(gt=0.5, lt=1)]
 
 
 class QuantizerSection(Section):

@@ -83,7 +83,7 @@ def sign_of(layer: Layer) -> SignQuantizer | None:
     quantizer = layer.input_quantizer
     if quantizer is None or name_of(quantizer) == "noop":
         return None
-    if not is_sign(quantizer):
+    if not is_sign(quantizer) or factors_of(quantizer) is not None:
         raise DeployError(
             f"the input quantizer {name_of(quantizer)} does not give ±1 and cannot be exported"
         )

@@ -123,16 +123,16 @@ class ReCU(nnx.Module):
     ``tau = A e^p + B`` of the share p of epochs that are over (Xu et al. 2021, eq. 17).
 
     Raises:
-        ValueError: a tau outside [.5, 1).
+        ValueError: a tau outside (.5, 1): at .5 the clamp leaves nothing.
     """
 
     bits = 1
 
     def __init__(self, n: int, *, tau_min: float = 0.85, tau_max: float = 0.99):
         del n
-        if not 0.5 <= tau_min <= tau_max < 1:
+        if not 0.5 < tau_min <= tau_max < 1:
             raise ValueError(
-                f"tau_min is {tau_min} and tau_max {tau_max}; wanted .5 <= tau_min <= tau_max < 1"
+                f"tau_min is {tau_min} and tau_max {tau_max}; wanted .5 < tau_min <= tau_max < 1"
             )
         self.tau_min, self.tau_max = tau_min, tau_max
         self.progress = Progress(jnp.zeros([]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from binjax.layers.quantize import name_of
-from binjax.ste import Quantizer, Stochastic, is_sign, precision
+from binjax.ste import Quantizer, Stochastic, factors_of, is_sign, precision
 from binjax.xnor import pixel_ops
 from binjax.xnor.dispatch import backends, check_backend
 from binjax.xnor.native import native
@@ -109,7 +109,7 @@ def _not_binary(operands: Operands, train: bool) -> str | None:
     inputs = operands.input_quantizer
     if inputs is None:
         return "the input is real"
-    if not is_sign(inputs):
+    if not is_sign(inputs) or factors_of(inputs) is not None:  # packing keeps no scale of inputs
         return _undeclared("input", inputs)
     if train and operands.dropout:
         return _dropped(operands)

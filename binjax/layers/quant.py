@@ -132,6 +132,7 @@ def QuantDepthwiseConv2D(
     **options: Any,
 ) -> BinaryDepthwiseConv:
     """:class:`BinaryDepthwiseConv` with Larq's defaults."""
+    _refuse_kernel_quantizer("QuantDepthwiseConv2D", options)
     return BinaryDepthwiseConv(
         n_in,
         _two(kernel_size),
@@ -163,6 +164,7 @@ def QuantSeparableConv1D(
     **options: Any,
 ) -> BinarySeparableConv1D:
     """:class:`BinarySeparableConv1D` with Larq's defaults."""
+    _refuse_kernel_quantizer("QuantSeparableConv1D", options)
     return BinarySeparableConv1D(
         n_in,
         filters,
@@ -199,6 +201,7 @@ def QuantSeparableConv2D(
     **options: Any,
 ) -> BinarySeparableConv:
     """:class:`BinarySeparableConv` with Larq's defaults."""
+    _refuse_kernel_quantizer("QuantSeparableConv2D", options)
     return BinarySeparableConv(
         n_in,
         filters,
@@ -320,6 +323,13 @@ def QuantLocallyConnected2D(
 def _defaults(layer: str, options: dict[str, Any]) -> dict[str, Any]:
     larqs = {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True}
     return larqs | translate(layer, options)
+
+
+def _refuse_kernel_quantizer(layer: str, options: dict[str, Any]) -> None:
+    if "kernel_quantizer" in options:
+        names = "depthwise_quantizer"
+        names += " and pointwise_quantizer" if "Separable" in layer else ""
+        raise TypeError(f"{layer} has no kernel_quantizer; Larq's name is {names}")
 
 
 def _two(value: Sizes) -> Sequence[int]:
