@@ -165,6 +165,22 @@ def test_dorefa_weights():
     np.testing.assert_array_equal(found, g[:3, :2])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_dorefa_in_half_precision_is_that_of_floats(dtype):
+    x = jnp.linspace(-0.5, 1.5, 4001).astype(dtype)
+    for k in (1, 3, 12, 16):
+        for mode in ("activations", "weights"):
+            wide, pullback = jax.vjp(
+                lambda x, k=k, m=mode: ste.dorefa(x, k, m), x.astype("float32")
+            )
+            y, pull = jax.vjp(lambda x, k=k, m=mode: ste.dorefa(x, k, m), x)
+            assert y.dtype == dtype
+            np.testing.assert_array_equal(y, wide.astype(dtype))
+            g = pullback(jnp.ones(x.shape, jnp.float32))[0].astype(dtype)
+            np.testing.assert_array_equal(pull(jnp.ones_like(x))[0], g)
+            assert not np.isnan(y).any()
+
+
 def test_ternary_weight_networks():
     w = kernel(40, 3)
     threshold = 0.7 * np.abs(w).astype(np.float64).mean()

@@ -240,6 +240,10 @@ def test_weights_that_nothing_clips(tmp_path):
         4, 2, kernel_quantizer={"kind": "ste_sign", "clip_value": "none"}, rngs=nnx.Rngs(0)
     )
     assert free_weights_warning(options, Sequential({"dense": free})) is None
+    ternary = BinaryDense(4, 2, kernel_quantizer="ste_tern", rngs=nnx.Rngs(0))
+    assert "ste_tern passes no" in str(
+        free_weights_warning(options, Sequential({"dense": ternary}))
+    )
 
     reporter = Recorder()
     fit(write_config(tmp_path, TINY), tmp_path / "run", "--optimizer.clip", "0", reporter=reporter)

@@ -97,6 +97,8 @@ def dorefa(
         raise ValueError(f"dorefa: k_bit is {k_bit}, must be 1 to {_LARGEST_K}")
     if mode not in ("activations", "weights"):
         raise ValueError(f'dorefa: mode is "activations" or "weights", not {mode!r}')
+    if x.dtype.itemsize < 4:  # 2^k - 1 may be beyond a half precision number
+        return dorefa(x.astype(jnp.float32), k_bit, mode, autodiff=autodiff).astype(x.dtype)
     n = 2.0**k_bit - 1
     if mode == "activations":
         return _unit_levels(x, n, autodiff=autodiff)

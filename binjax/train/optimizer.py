@@ -15,7 +15,7 @@ from binjax.config import ConfigError, optimizers
 from binjax.layers import BinaryWeight
 from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of
-from binjax.ste import is_sign
+from binjax.ste import precision
 
 _FAR = 4.0
 
@@ -219,7 +219,7 @@ def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> st
 
 
 def _saturates(quantizer: Any, reach: float) -> bool:
-    if quantizer is None or isinstance(quantizer, nnx.Module) or not is_sign(quantizer):
+    if isinstance(quantizer, nnx.Module) or precision(quantizer) not in (1, 2):
         return False
     gradient = jax.grad(lambda w: jnp.sum(quantizer(w)))(jnp.full((2, 2), reach))
     return not bool(np.count_nonzero(gradient))
