@@ -47,7 +47,8 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> Path | None:
                 color=None if len(layers) <= _NAMED else colormaps["viridis"](i / len(layers)),
             )
         axis.set(title=title, xlabel="epoch")
-        axis.legend(fontsize="small")
+        if layers:
+            axis.legend(fontsize="small")
     flips.set_yscale("symlog", linthresh=1e-4)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png", dpi=100)

@@ -53,7 +53,7 @@ def QuantConv1D(
         filters,
         kernel_size,
         stride=strides,
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         groups=groups,
@@ -81,7 +81,7 @@ def QuantConv2D(
         filters,
         _two(kernel_size),
         strides=_two(strides),
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         dilation=_two(dilation_rate),
         groups=groups,
@@ -109,7 +109,7 @@ def QuantConv3D(
         filters,
         kernel_size,
         strides=strides,
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         groups=groups,
@@ -137,7 +137,7 @@ def QuantDepthwiseConv2D(
         n_in,
         _two(kernel_size),
         strides=_two(strides),
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         depth_multiplier=depth_multiplier,
         dilation=_two(dilation_rate),
@@ -170,7 +170,7 @@ def QuantSeparableConv1D(
         filters,
         kernel_size,
         stride=strides,
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         depth_multiplier=depth_multiplier,
@@ -207,7 +207,7 @@ def QuantSeparableConv2D(
         filters,
         _two(kernel_size),
         strides=_two(strides),
-        padding=padding.upper(),
+        padding=_padding(padding),
         pad_value=pad_values,
         dilation=_two(dilation_rate),
         depth_multiplier=depth_multiplier,
@@ -238,7 +238,7 @@ def QuantConv2DTranspose(
         filters,
         kernel_size,
         strides=strides,
-        padding=padding.upper(),
+        padding=_padding(padding),
         output_padding=output_padding,
         dilation=dilation_rate,
         rngs=rngs,
@@ -264,7 +264,7 @@ def QuantConv3DTranspose(
         filters,
         kernel_size,
         strides=strides,
-        padding=padding.upper(),
+        padding=_padding(padding),
         output_padding=output_padding,
         dilation=dilation_rate,
         rngs=rngs,
@@ -330,6 +330,11 @@ def _refuse_kernel_quantizer(layer: str, options: dict[str, Any]) -> None:
         names = "depthwise_quantizer"
         names += " and pointwise_quantizer" if "Separable" in layer else ""
         raise TypeError(f"{layer} has no kernel_quantizer; Larq's name is {names}")
+
+
+def _padding(padding: Any) -> Any:
+    """In capitals; what is no name is the layer's to take or refuse."""
+    return padding.upper() if isinstance(padding, str) else padding
 
 
 def _two(value: Sizes) -> Sequence[int]:

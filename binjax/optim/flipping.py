@@ -116,7 +116,7 @@ def _flipping(
     for what, value in (("gamma", gamma), ("sigma", sigma)):
         if isinstance(value, int | float) and not 0 < value <= 1:
             raise ValueError(f"{name}: {what} is {value}, must be in (0, 1]")
-    if isinstance(threshold, int | float) and threshold < 0:
+    if isinstance(threshold, int | float) and not threshold >= 0:  # NaN turns every weight
         raise ValueError(f"{name}: threshold is {threshold}, must not be negative")
 
     def init(params: optax.Params) -> BopState:
