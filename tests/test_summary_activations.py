@@ -241,3 +241,11 @@ def test_options_of_the_command(capsys):
     assert (found["batch"], found["training"]) == (0, {})
     assert main(["summary", "mlp", "--batch", "-1"]) == 2
     assert capsys.readouterr().err.startswith("binjax: summary --batch: -1")
+    assert main(["summary", "mlp", "--no-macs", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["params"] and not {"macs", "ops", "ace", "energy_model_pj"} & {*found}
+    assert "macs" not in found["layers"][0]
+    assert main(["summary", "mlp", "--no-macs", "--csv"]) == 0
+    assert "mac" not in capsys.readouterr().out.splitlines()[0]
+    assert main(["summary", "mlp", "--json", "--csv"]) == 2
+    assert capsys.readouterr().err == "binjax: summary: takes --json or --csv, not both\n"

@@ -41,6 +41,8 @@ def run_summary(args: argparse.Namespace) -> int:
     """Print a network's table, JSON or CSV."""
     if args.batch is not None and args.batch < 0:
         raise ConfigError(f"summary --batch: {args.batch} is not a number of images (0: none)")
+    if args.json and args.csv:
+        raise ConfigError("summary: takes --json or --csv, not both")
     config, shape, classes = _network(args)
 
     from flax import nnx
@@ -52,9 +54,9 @@ def run_summary(args: argparse.Namespace) -> int:
     batch = config.batch_size if args.batch is None else args.batch
     summary = summarize(model, shape, batch=None if args.csv else batch or None)
     if args.csv:
-        print(as_csv(summary), end="")
+        print(as_csv(summary, macs=not args.no_macs), end="")
     elif args.json:
-        print(json.dumps(summary.as_json()))
+        print(json.dumps(summary.as_json(macs=not args.no_macs)))
     else:
         _show(summary, macs=not args.no_macs)
     return 0

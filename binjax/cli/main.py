@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     summary.add_argument("--classes", type=int, metavar="N")
     summary.add_argument("--json", action="store_true", help="print JSON")
     summary.add_argument("--csv", action="store_true", help="print the layers as CSV")
-    summary.add_argument("--no-macs", action="store_true", help="leave them out of the table")
+    summary.add_argument("--no-macs", action="store_true", help="leave them out")
     summary.add_argument(
         "--batch",
         type=int,

@@ -15,6 +15,8 @@ from binjax.summary.cost import Products, arithmetic_effort, energy_model, opera
 from binjax.summary.rows import Row, input_bits, rows_of
 from binjax.summary.trace import trace
 
+_OF_MACS = ("macs", "binary_macs_ratio", "ternary_macs_ratio", "ops", "ace", "energy_model_pj")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -58,13 +60,19 @@ class Summary:
     energy_model_pj: Mapping[str, float]
     activations: Activations
 
-    def as_json(self) -> dict[str, Any]:
-        """The totals by name, and the layers as a list."""
-        totals = {k: v for k, v in asdict(self).items() if k != "rows"}
+    def as_json(self, *, macs: bool = True) -> dict[str, Any]:
+        """The totals by name, and the layers as a list; multiply-accumulates if ``macs``."""
+        left_out = {"rows"} if macs else {"rows", *_OF_MACS}
+        totals = {k: v for k, v in asdict(self).items() if k not in left_out}
         layers = [
             asdict(row) | {"memory_bytes": row.memory_bytes, "mac_bits": row.mac_bits}
             for row in self.rows
         ]
+        if not macs:
+            layers = [
+                {k: v for k, v in layer.items() if k not in ("macs", "mac_bits")}
+                for layer in layers
+            ]
         return totals | {"layers": layers}
 
 

@@ -132,12 +132,13 @@ def _costs(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def as_csv(summary: Summary) -> str:
-    """The rows as CSV with a header."""
+def as_csv(summary: Summary, *, macs: bool = True) -> str:
+    """The rows as CSV with a header; multiply-accumulates if ``macs``."""
+    columns = [name for name in _COLUMNS if macs or name not in ("macs", "mac_bits")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([_cell(row, column) for column in _COLUMNS] for row in summary.rows)
+    writer.writerow(columns)
+    writer.writerows([_cell(row, column) for column in columns] for row in summary.rows)
     return text.getvalue()
 
 
