@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from binjax.data import (
     DATASETS,
@@ -55,16 +56,6 @@ def write_cifar(folder, names, n=10, classes=10):
 
 
 BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)]
-
-
-def refused(*words, call=load, **options):
-    with pytest.raises(DataError) as caught:
-        call(**options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-    return message
 
 
 def test_info():

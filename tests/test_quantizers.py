@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import quantizer_reference as reference
 from flax import nnx
+from quantizer_reference import kernel
 
-import binjax
 from binjax import ste
 from binjax.layers import (
     EDE,
     QUANTIZER_MODULES,
     RBNN,
-    BinaryConv,
     BinaryDense,
     LibraPB,
     Progress,
@@ -24,10 +23,8 @@ from binjax.layers import (
     ReCU,
     RSign,
     ScaledSign,
-    quant,
     set_progress,
 )
-from binjax.layers.quantize import name_of, resolve_quantizer
 
 ONE = np.float32(1)
 EDGES = np.array(
@@ -117,10 +114,6 @@ def test_values_and_gradients_at_the_edges(name, autodiff):
             (jnp.full(EDGES.shape, 3, jnp.float32),),
         )[1]
         np.testing.assert_array_equal(tangent, found)
-
-
-def kernel(*shape):
-    return np.random.default_rng(7).normal(0, 0.7, shape).astype(np.float32)
 
 
 def pulled(quantizer, x, g):
@@ -479,40 +472,6 @@ def test_transformations(name):
             np.testing.assert_array_equal(quantizer(x), signs * scale.reshape(1, -1))
 
 
-KERNELS = [
-    *("magnitude_aware_sign", "xnor_weight_scale", "libra_pb", "recu"),
-    {"kind": "scaled_sign", "prepare": "standardize", "scale": "learned"},
-    {"kind": "scaled_sign", "prepare": "center", "scale": "mean", "sign": "swish_sign"},
-]
-
-
-@pytest.mark.parametrize("quantizer", KERNELS, ids=str)
-@pytest.mark.parametrize("make", [BinaryDense, BinaryConv])
-def test_scaled_kernels_are_multiplied_packed(make, quantizer):
-    packed, floats = (
-        make(33, 10, kernel_quantizer=quantizer, backend=backend, rngs=nnx.Rngs(0))
-        for backend in ("auto", "float")
-    )
-    assert packed.floats_because(train=True) is None
-    shape = (4, 33) if make is BinaryDense else (2, 5, 6, 33)
-    x = jnp.asarray(kernel(*shape))
-    split = ste.factors_of(packed.kernel_quantizer)
-    scale = (
-        1 if split is None else split(packed.kernel[...])[1].reshape((1,) * (x.ndim - 1) + (-1,))
-    )
-    sums = packed(x) / np.asarray(scale)
-    np.testing.assert_allclose(sums, np.round(sums), atol=1e-3)
-    np.testing.assert_allclose(packed(x), floats(x), rtol=1e-5, atol=1e-5)
-
-    def gradients(layer):
-        graphdef, state = nnx.split(layer)
-        loss = lambda state, x: jnp.sum(jnp.sin(nnx.merge(graphdef, state)(x)))  # noqa: E731
-        return jax.tree.leaves(jax.grad(loss, (0, 1), allow_int=True)(state, x))
-
-    for ours, theirs in zip(gradients(packed), gradients(floats), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
-
-
 def test_bits_and_signs():
     declared = {name: ste.precision(quantizer) for name, quantizer in ALL.items()}
     assert declared["dorefa"] == 2 and declared["dorefa weights"] == 4
@@ -526,86 +485,3 @@ def test_bits_and_signs():
     assert layer.floats_because(train=True) == (
         "the input quantizer ste_heaviside has values other than ±1"
     )
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("ste_sing", "unknown quantizer 'ste_sing'; did you mean ste_sign"),
-        ({"kind": "dorefa", "k_bit": 0}, "quantizer 'dorefa': dorefa: k_bit is 0, must be 1 to 16"),
-        ({"kind": "dorefa", "mode": "both"}, "not 'both'"),
-        ({"kind": "swish_sign", "gamma": 1}, "unexpected keyword argument 'gamma'"),
-        ({"kind": "ste_tern", "threshold_value": -1}, "must not be negative"),
-        (
-            {"kind": "ste_sign", "clip_value": -1},
-            "ste_sign: clip_value is -1, must not be negative",
-        ),
-        ({"kind": "ste_heaviside", "clip_value": math.nan}, "clip_value is nan, must not be"),
-        ({"kind": "ste_tern", "clip_value": -0.5}, "clip_value is -0.5, must not be negative"),
-        ({"kind": "magnitude_aware_sign", "clip_value": -2.0}, "clip_value is -2.0, must not"),
-        ({"kind": "swish_sign", "beta": 0}, "swish_sign: beta is 0, must be positive"),
-        ({"kind": "fourier", "terms": 0}, "both must be positive"),
-        ({"kind": "ede", "t_min": 0.0}, "wanted 0 < t_min <= t_max"),
-        ({"kind": "recu", "tau_max": 1.0}, "tau_min <= tau_max < 1"),
-        ({"kind": "recu", "tau_min": 0.5}, "wanted .5 < tau_min"),
-        ({"kind": "scaled_sign", "scale": "mena"}, "scale is 'mena'; choose 'none', 'mean'"),
-        ({"kind": "noop", "precision": 0}, "must be at least 1 bit"),
-        ({"kind": "stochastic_sign", "beta": 1}, "has no parameters, got beta"),
-    ],
-)
-def test_refused_at_construction(spec, message):
-    with pytest.raises(ValueError, match=r".") as caught:
-        resolve_quantizer(spec, 4)
-    assert message in str(caught.value)
-
-
-SCALED = [
-    *("magnitude_aware_sign", "xnor_weight_scale", "layer_sign", "absmax_sign", "libra_pb"),
-    {"kind": "scaled_sign", "scale": "mean"},
-]
-
-
-@pytest.mark.parametrize("quantizer", SCALED, ids=str)
-@pytest.mark.parametrize("make", [BinaryDense, BinaryConv])
-def test_scaled_inputs_are_multiplied_as_floats(make, quantizer):
-    """Packing keeps no scale of inputs."""
-    packed, floats = (
-        make(5, 3, input_quantizer=quantizer, backend=backend, rngs=nnx.Rngs(0))
-        for backend in ("auto", "float")
-    )
-    assert "the input quantizer" in packed.floats_because(train=True)
-    x = jnp.asarray(kernel(*((4, 5) if make is BinaryDense else (2, 4, 4, 5))))
-    np.testing.assert_array_equal(packed(x), floats(x))
-    if make is BinaryDense:
-        values = packed.input_quantizer(x)
-        np.testing.assert_allclose(packed(x), values @ np.sign(packed.kernel[...]), rtol=1e-5)
-    with pytest.raises(ValueError, match="multiplies bits, but the input quantizer"):
-        make(5, 3, input_quantizer=quantizer, backend="xla", rngs=nnx.Rngs(0))
-
-
-def test_larqs_names_of_depthwise_quantizers():
-    for make in (
-        quant.QuantDepthwiseConv2D,
-        quant.QuantSeparableConv1D,
-        quant.QuantSeparableConv2D,
-    ):
-        sizes = (2, 3) if make is quant.QuantDepthwiseConv2D else (2, 3, 3)
-        with pytest.raises(TypeError, match=r"has no kernel_quantizer; Larq's name is depthwise_"):
-            make(*sizes, kernel_quantizer="ste_sign", rngs=nnx.Rngs(0))
-
-
-def test_what_cannot_be_called():
-    with pytest.raises(TypeError, match="a name, a table, a function or module, or None; not 3"):
-        BinaryDense(4, 4, kernel_quantizer=3, rngs=nnx.Rngs(0))
-
-
-def test_names():
-    assert name_of(resolve_quantizer({"kind": "swish_sign", "beta": 3.0}, 2)) == (
-        "swish_sign(beta=3.0)"
-    )
-    assert name_of(resolve_quantizer("rsign", 2)) == "rsign"
-    clip = resolve_quantizer({"kind": "ste_sign", "clip_value": "none"}, 2)
-    np.testing.assert_array_equal(jax.grad(lambda x: clip(x).sum())(jnp.asarray([5.0])), [1.0])
-    for name in ste.QUANTIZERS:
-        if name != "stochastic_sign":
-            assert getattr(binjax, name) is ste.QUANTIZERS[name]

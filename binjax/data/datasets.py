@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from binjax.data.dataset import Dataset, Info, Split, check_limits, count_train
 from binjax.data.errors import DataError, unknown_name
 from binjax.data.idx import read_idx
 from binjax.data.paths import find_directory, find_file, search_folders
+from binjax.data.resize import resized
 from binjax.data.stl10 import read_stl10
 from binjax.data.svhn import read_svhn
 
@@ -73,10 +75,12 @@ def describe(
         DataError: unknown name; a set of the user's own that is not there or not as it should be.
     """
     if name in CUSTOM:
-        return Custom(name, directory, file, function, image_size, channels).describe()
-    if name not in INFO:
+        info = Custom(name, directory, file, function, image_size, channels).describe()
+    elif name in INFO:
+        info = INFO[name]
+    else:
         raise unknown_name(name, (*DATASETS, *CUSTOM))
-    return INFO[name]
+    return replace(info, image_shape=(*(image_size or info.image_shape[:2]), info.image_shape[2]))
 
 
 def load(
@@ -107,7 +111,8 @@ def load(
             ["data_batch_1.bin"], or ["train_32x32.mat"] for SVHN without "extra".
         limit_train: keep only the first so many training images (after validation is taken).
         limit_test: keep only the first so many validation and test images.
-        file, function, image_size, channels, memory_gib: of the user's own sets, see
+        image_size: (height, width) that images are cut and resized to; a "folder" needs it.
+        file, function, channels, memory_gib: of the user's own sets, see
             :class:`binjax.data.custom.Custom`.
 
     Returns:
@@ -120,7 +125,7 @@ def load(
         if train_files is not None:
             _check_train_files(name, train_files)
         own = Custom(name, directory, file, function, image_size, channels, memory_gib)
-        return own.load(validation, limit_train, limit_test)
+        return resized(own.load(validation, limit_train, limit_test), image_size, memory_gib)
     if name not in INFO:
         raise unknown_name(name, (*DATASETS, *CUSTOM))
     info = INFO[name]
@@ -135,7 +140,7 @@ def load(
 
     n_validation = info.default_validation if validation is None else validation
     n_train = count_train(name, len(train), n_validation)
-    return Dataset(
+    found = Dataset(
         name=name,
         train=train[:n_train][:limit_train],
         validation=train[n_train:][:limit_test],
@@ -143,6 +148,7 @@ def load(
         n_classes=info.n_classes,
         image_shape=info.image_shape,
     )
+    return resized(found, image_size, memory_gib)
 
 
 def _check_train_files(name: str, train_files: Sequence[str]) -> None:

@@ -13,16 +13,7 @@ import numpy as np
 
 from binjax.deploy import c_layout
 from binjax.deploy.c_layout import Buffer, Product, Stage
-from binjax.deploy.operations import (
-    AFFINE,
-    Conv,
-    Dense,
-    DeployError,
-    Flatten,
-    MaxPool,
-    Scores,
-    Sign,
-)
+from binjax.deploy.operations import Conv, Dense, DeployError, Flatten, MaxPool, Scores, Sign
 from binjax.deploy.packed import PackedModel
 from binjax.deploy.writing import write_bytes
 from binjax.packing import WORD, words_for
@@ -294,7 +285,7 @@ def _scores(program: _Program, packed: PackedModel, source: str) -> None:
     op = packed.graph.ops[-1]
     assert isinstance(op, Dense | Conv)
     assert isinstance(op.rule, Scores)
-    for part in (*(("gain",) if op.rule.gain else ()), *AFFINE):
+    for part in op.rule.parts:
         program.array(part, packed.tensors[f"{op.name}.{part}"])
     scale = float(np.float32(op.rule.scale)).hex()
     call = f"make_scores((const int32_t *)({source}), {op.outputs}, {scale}f"

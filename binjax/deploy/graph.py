@@ -119,8 +119,7 @@ def expected_tensors(graph: Graph) -> dict[str, tuple[np.dtype, tuple[int, ...]]
             expected[f"{op.name}.threshold"] = (whole, (op.outputs,))
             expected[f"{op.name}.flip"] = (word, (words_for(op.outputs),))
         else:
-            parts = ("gain", *AFFINE) if op.rule.gain else AFFINE
-            expected |= {f"{op.name}.{part}": (real, (op.outputs,)) for part in parts}
+            expected |= {f"{op.name}.{part}": (real, (op.outputs,)) for part in op.rule.parts}
     return expected
 
 

@@ -9,6 +9,7 @@ from binjax.xnor.geometry import Geometry, Pair
 
 Operand = Literal["pixels", "bits"]
 
+AFFINE = ("bias", "mean", "factor", "offset")
 PIXEL_LEVELS = 255
 """A pixel p counts as the odd integer 2p - 255."""
 
@@ -34,6 +35,11 @@ class Scores(NamedTuple):
 
     scale: float
     gain: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its tensors."""
+        return ("gain", *AFFINE) if self.gain else AFFINE
 
 
 Rule = Threshold | Scores
@@ -139,7 +145,6 @@ class Affine:
 
 
 Op = Dense | Conv | MaxPool | Flatten | Sign | ToFloat | Real | Affine
-AFFINE = ("bias", "mean", "factor", "offset")
 PIXEL_SCALING = ("gain", "mean", "inverse")
 
 

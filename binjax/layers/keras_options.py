@@ -86,6 +86,23 @@ def valid_only(layer: str, padding: str) -> None:
         raise ValueError(f'{layer}: padding is {padding!r}; only "valid" is here: pad the input')
 
 
+def padding_name(padding: Any) -> Any:
+    """Keras's name of a padding in capitals; what is no name is the layer's to take or refuse."""
+    return padding.upper() if isinstance(padding, str) else padding
+
+
+def refuse_kernel_quantizer(layer: str, options: Mapping[str, Any]) -> None:
+    """Refuse a name that Larq's depthwise and separable layers do not have.
+
+    Raises:
+        TypeError: it is there.
+    """
+    if "kernel_quantizer" in options:
+        names = "depthwise_quantizer"
+        names += " and pointwise_quantizer" if "Separable" in layer else ""
+        raise TypeError(f"{layer} has no kernel_quantizer; Larq's name is {names}")
+
+
 def _elsewhere(name: str) -> str:
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]

@@ -20,7 +20,12 @@ from flax import nnx
 
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
-from binjax.layers.keras_options import translate, valid_only
+from binjax.layers.keras_options import (
+    padding_name,
+    refuse_kernel_quantizer,
+    translate,
+    valid_only,
+)
 from binjax.layers.local import BinaryLocallyConnected
 from binjax.layers.quantize import QuantizerLike
 from binjax.layers.separable import BinaryDepthwiseConv, BinarySeparableConv, BinarySeparableConv1D
@@ -53,7 +58,7 @@ def QuantConv1D(
         filters,
         kernel_size,
         stride=strides,
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         groups=groups,
@@ -81,7 +86,7 @@ def QuantConv2D(
         filters,
         _two(kernel_size),
         strides=_two(strides),
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         dilation=_two(dilation_rate),
         groups=groups,
@@ -109,7 +114,7 @@ def QuantConv3D(
         filters,
         kernel_size,
         strides=strides,
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         groups=groups,
@@ -132,12 +137,12 @@ def QuantDepthwiseConv2D(
     **options: Any,
 ) -> BinaryDepthwiseConv:
     """:class:`BinaryDepthwiseConv` with Larq's defaults."""
-    _refuse_kernel_quantizer("QuantDepthwiseConv2D", options)
+    refuse_kernel_quantizer("QuantDepthwiseConv2D", options)
     return BinaryDepthwiseConv(
         n_in,
         _two(kernel_size),
         strides=_two(strides),
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         depth_multiplier=depth_multiplier,
         dilation=_two(dilation_rate),
@@ -164,13 +169,13 @@ def QuantSeparableConv1D(
     **options: Any,
 ) -> BinarySeparableConv1D:
     """:class:`BinarySeparableConv1D` with Larq's defaults."""
-    _refuse_kernel_quantizer("QuantSeparableConv1D", options)
+    refuse_kernel_quantizer("QuantSeparableConv1D", options)
     return BinarySeparableConv1D(
         n_in,
         filters,
         kernel_size,
         stride=strides,
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         dilation=dilation_rate,
         depth_multiplier=depth_multiplier,
@@ -201,13 +206,13 @@ def QuantSeparableConv2D(
     **options: Any,
 ) -> BinarySeparableConv:
     """:class:`BinarySeparableConv` with Larq's defaults."""
-    _refuse_kernel_quantizer("QuantSeparableConv2D", options)
+    refuse_kernel_quantizer("QuantSeparableConv2D", options)
     return BinarySeparableConv(
         n_in,
         filters,
         _two(kernel_size),
         strides=_two(strides),
-        padding=_padding(padding),
+        padding=padding_name(padding),
         pad_value=pad_values,
         dilation=_two(dilation_rate),
         depth_multiplier=depth_multiplier,
@@ -238,7 +243,7 @@ def QuantConv2DTranspose(
         filters,
         kernel_size,
         strides=strides,
-        padding=_padding(padding),
+        padding=padding_name(padding),
         output_padding=output_padding,
         dilation=dilation_rate,
         rngs=rngs,
@@ -264,7 +269,7 @@ def QuantConv3DTranspose(
         filters,
         kernel_size,
         strides=strides,
-        padding=_padding(padding),
+        padding=padding_name(padding),
         output_padding=output_padding,
         dilation=dilation_rate,
         rngs=rngs,
@@ -323,18 +328,6 @@ def QuantLocallyConnected2D(
 def _defaults(layer: str, options: dict[str, Any]) -> dict[str, Any]:
     larqs = {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True}
     return larqs | translate(layer, options)
-
-
-def _refuse_kernel_quantizer(layer: str, options: dict[str, Any]) -> None:
-    if "kernel_quantizer" in options:
-        names = "depthwise_quantizer"
-        names += " and pointwise_quantizer" if "Separable" in layer else ""
-        raise TypeError(f"{layer} has no kernel_quantizer; Larq's name is {names}")
-
-
-def _padding(padding: Any) -> Any:
-    """In capitals; what is no name is the layer's to take or refuse."""
-    return padding.upper() if isinstance(padding, str) else padding
 
 
 def _two(value: Sizes) -> Sequence[int]:

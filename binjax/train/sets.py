@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +12,6 @@ from binjax import data
 from binjax.config import Config, ConfigError
 from binjax.config.data import FittedScaling, StandardScaling
 from binjax.data.contrast import mean_and_deviation
-from binjax.data.crops import fit
-from binjax.data.dataset import check_memory
 from binjax.data.prepare import prepare
 
 Shape = tuple[int, int, int]
@@ -55,7 +52,6 @@ def load_data(config: Config, warn: Callable[[str], None] = warnings.warn) -> da
         channels=options.channels,
         memory_gib=options.memory_gib,
     )
-    found = _resized(config, found)
     shape = _seen(config, found.image_shape)
     if found.train.images.dtype != np.uint8 and options.scaling.kind != "none":
         raise ConfigError(
@@ -84,8 +80,7 @@ def data_info(config: Config) -> data.Info:
         image_size=options.image_size,
         channels=options.channels,
     )
-    size = options.image_size or info.image_shape[:2]
-    return replace(info, image_shape=_seen(config, (*size, info.image_shape[2])))
+    return replace(info, image_shape=_seen(config, info.image_shape))
 
 
 def count_train(config: Config, info: data.Info) -> int:
@@ -119,25 +114,6 @@ def fit_scaling(config: Config, dataset: data.Dataset) -> Config:
         )
     fitted = StandardScaling(mean=tuple(mean), std=tuple(std))
     return config.model_copy(update={"data": config.data.model_copy(update={"scaling": fitted})})
-
-
-def _resized(config: Config, found: data.Dataset) -> data.Dataset:
-    """Images of ``data.image_size``; those of a folder have it already.
-
-    Raises:
-        DataError: too much for memory.
-    """
-    size = config.data.image_size
-    if size is None or found.image_shape[:2] == size:
-        return found
-    parts = (found.train, found.validation, found.test)
-    pixel = found.image_shape[2] * found.train.images.itemsize
-    n_bytes = math.prod(size) * pixel * sum(map(len, parts))
-    what = f"{config.data.name}: its images at {size[0]}x{size[1]}"
-    check_memory(what, n_bytes, config.data.memory_gib)
-    train, validation, test = (data.Split(fit(part.images, size), part.labels) for part in parts)
-    shape = (*size, found.image_shape[2])
-    return replace(found, train=train, validation=validation, test=test, image_shape=shape)
 
 
 def _seen(config: Config, held: Shape) -> Shape:
