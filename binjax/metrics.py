@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste import sign
+from binjax.ste import (
+    Quantizer,
+    Stochastic,
+    factors_of,
+    is_sign,
+    precision,
+    sign,
+    sign_input_of,
+)
 
 
 def flip_ratio(old: ArrayLike, new: ArrayLike) -> jax.Array:
@@ -43,9 +53,22 @@ def c2i_ratio(initial: ArrayLike, now: ArrayLike) -> jax.Array:
     return 1 - 2 * flip_ratio(initial, now)
 
 
-def dead_weights(weights: ArrayLike, clip_value: float = 1.0) -> jax.Array:
-    """Share of latent weights with ``|w| >= clip_value``: at the bound, or past any gradient."""
-    return jnp.mean(jnp.abs(jnp.asarray(weights)) >= clip_value, dtype=jnp.float32)
+def dead_weights(
+    weights: ArrayLike, clip_value: float | None = 1.0, quantizer: Quantizer | None = None
+) -> jax.Array:
+    """Share of latent weights at their bound or past any gradient, float32 scalar.
+
+    Args:
+        weights: any shape that the quantizer takes.
+        clip_value: the bound: those with ``|w| >= clip_value`` count; None for no bound.
+        quantizer: those that no gradient reaches through it count too, see :func:`unreached`.
+    """
+    weights = jnp.asarray(weights)
+    bound = math.inf if clip_value is None else clip_value
+    dead = jnp.abs(weights) >= bound
+    if quantizer is not None:
+        dead |= unreached(quantizer, weights)
+    return jnp.mean(dead, dtype=jnp.float32)
 
 
 def sign_margin(x: ArrayLike) -> jax.Array:
@@ -106,17 +129,54 @@ def sign_entropy(x: ArrayLike) -> jax.Array:
     )
 
 
-def pack_signs(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Signs of each array as bits, uint8 ``[ceil(size/8)]``, to compare with later ones."""
-    return {name: jnp.packbits(sign(w).reshape(-1) > 0) for name, w in weights.items()}
+def unreached(quantizer: Quantizer | Stochastic, x: ArrayLike) -> jax.Array:
+    """Where no gradient reaches x through a quantizer: bools of x's shape.
+
+    Found by differentiating it, so for any quantizer and surrogate: beyond ``clip_value`` of
+    ``ste_sign``, outside [0, 1] of ``dorefa``, and of ``ede`` where the hyperbolic tangent is 1 in
+    x's dtype. A stochastic quantizer counts as it is in evaluation.
+
+    Args:
+        quantizer: of one array, see :func:`binjax.ste.declare`.
+        x: floating, any shape that it takes.
+    """
+    x = jnp.asarray(x)
+    y, pull = jax.vjp(_evaluated(quantizer), x)
+    # Equal cotangents would cancel where a mean is taken off.
+    cotangents = jax.random.normal(jax.random.key(0), y.shape, y.dtype)
+    gradient: jax.Array = pull(cotangents)[0]
+    return gradient == 0
 
 
-def packed_flip_ratios(
-    signs: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """:func:`flip_ratio` per array, between :func:`pack_signs` of before and the weights now."""
-    now = pack_signs(weights)
-    return {
-        name: jnp.sum(jnp.bitwise_count(signs[name] ^ now[name]), dtype=jnp.float32) / w.size
-        for name, w in weights.items()
-    }
+def value_planes(quantizer: Quantizer | Stochastic, x: ArrayLike) -> tuple[jax.Array, ...]:
+    """Which of its values a quantizer takes at each element: planes of bools of x's shape.
+
+    Of one bit a single plane, set where the value is +1 or the higher of the two. Of more, or of a
+    function that declares nothing, two: where the value is positive, and where it is not zero.
+    """
+    x = jnp.asarray(x)
+    value = _evaluated(quantizer)
+    if is_sign(quantizer):
+        factors = factors_of(quantizer)
+        return ((value(x) if factors is None else factors(x).signs) > 0,)
+    inner = sign_input_of(quantizer)
+    if inner is not None:
+        return (sign(inner(x)) > 0,)
+    y = value(x)
+    return (y > 0,) if precision(quantizer) == 1 else (y > 0, y != 0)
+
+
+def pack_planes(planes: Sequence[jax.Array]) -> jax.Array:
+    """Planes of bools as bits, uint8 ``[planes·ceil(size/8)]``, to compare with later ones."""
+    return jnp.concatenate([jnp.packbits(plane.reshape(-1)) for plane in planes])
+
+
+def packed_flip_ratio(before: jax.Array, planes: Sequence[jax.Array]) -> jax.Array:
+    """Share of elements that differ in any plane from :func:`pack_planes` of before; float32."""
+    differ = (before ^ pack_planes(planes)).reshape(len(planes), -1)
+    flips = jnp.bitwise_count(functools.reduce(jnp.bitwise_or, differ))
+    return jnp.sum(flips, dtype=jnp.float32) / planes[0].size
+
+
+def _evaluated(quantizer: Quantizer | Stochastic) -> Quantizer:
+    return quantizer.evaluation if isinstance(quantizer, Stochastic) else quantizer

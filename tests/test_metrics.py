@@ -7,6 +7,7 @@ import pytest
 
 import binjax
 from binjax import metrics
+from binjax.layers.quantize import resolve_quantizer
 
 BELOW, ABOVE = np.nextafter(np.float32(1), np.float32([0, 2]))
 NORMAL = np.finfo(np.float32).tiny
@@ -55,10 +56,9 @@ def test_flip_ratio_counts_what_sign_sees():
     for new in (-old, np.ones_like(old), -np.ones_like(old)):
         flips = np.mean(np.asarray(binjax.sign(old)) != np.asarray(binjax.sign(new)))
         assert float(metrics.flip_ratio(old, new)) == pytest.approx(flips)
-        packed = metrics.packed_flip_ratios(
-            metrics.pack_signs({"a": jnp.asarray(old)}), {"a": jnp.asarray(new)}
-        )
-        assert float(packed["a"]) == pytest.approx(flips)
+        before, now = (metrics.value_planes(binjax.ste_sign, x) for x in (old, new))
+        packed = metrics.packed_flip_ratio(metrics.pack_planes(before), now)
+        assert float(packed) == pytest.approx(flips)
 
 
 def test_flip_ratio_of_different_shapes():
@@ -105,25 +105,93 @@ def test_sign_entropy_of_known_channels():
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 31, 32, 33, 1000])
 @pytest.mark.usefixtures("strict_promotion")
-def test_packed_flip_ratios_are_flip_ratios(rng, size):
+def test_packed_flip_ratio_is_flip_ratio(rng, size):
     """Sizes around a byte's end: padding bits must not count as flips."""
     old, new = rng.normal(size=(2, size)).astype(np.float32)
-    signs = metrics.pack_signs({"a": jnp.asarray(old)})
-    assert signs["a"].dtype == jnp.uint8
-    assert np.array_equal(signs["a"], np.packbits(old >= 0))
-    found = metrics.packed_flip_ratios(signs, {"a": jnp.asarray(new)})
-    assert list(found) == ["a"]
-    assert found["a"].dtype == jnp.float32
-    assert float(found["a"]) == pytest.approx(float(metrics.flip_ratio(old, new)), abs=1e-7)
+    signs = metrics.pack_planes([jnp.asarray(old >= 0)])
+    assert signs.dtype == jnp.uint8
+    assert np.array_equal(signs, np.packbits(old >= 0))
+    found = jax.jit(metrics.packed_flip_ratio)(signs, [jnp.asarray(new >= 0)])
+    assert found.dtype == jnp.float32
+    assert float(found) == pytest.approx(float(metrics.flip_ratio(old, new)), abs=1e-7)
 
 
-def test_packed_flip_ratios_of_several_arrays(rng):
-    old = {"x": rng.normal(size=(3, 3, 2, 5)), "y": rng.normal(size=(4, 9))}
-    old = {name: jnp.asarray(value, jnp.float32) for name, value in old.items()}
-    new = {"x": -old["x"], "y": old["y"]}
-    found = jax.jit(metrics.packed_flip_ratios)(metrics.pack_signs(old), new)
-    assert float(found["x"]) == 1
-    assert float(found["y"]) == 0
+def label(value):
+    """Functions are not named: their names would differ from process to process."""
+    return "" if callable(value) else str(value)
+
+
+def higher(w):
+    """Above the mean of the channel."""
+    return w >= w.mean(0)
+
+
+def ternary(w):
+    """One of three values, at the mean magnitude's half."""
+    return np.round(w / np.abs(w).mean()).clip(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ste_sign", lambda w: w >= 0),
+        ("xnor_weight_scale", lambda w: w >= 0),
+        ("libra_pb", higher),
+        ("recu", higher),
+        ("adabin_weights", higher),
+        ("progressive_sign", lambda w: w >= 0),
+        ({"kind": "scaled_sign", "prepare": "center", "scale": "learned"}, higher),
+        ({"kind": "ste_tern", "threshold_value": 0.3}, lambda w: np.sign(w) * (abs(w) >= 0.3)),
+        ("absmean_ternary", ternary),
+    ],
+    ids=label,
+)
+def test_flips_of_what_kernels_are(rng, name, value):
+    """Of quantized kernels: the sign of a latent weight is not that of a centred or ternary one."""
+    quantizer = resolve_quantizer(name, 5)
+    old = (rng.normal(size=(33, 5)) + rng.normal(size=5)).astype(np.float32)
+    new = old + 0.2 * rng.normal(size=old.shape).astype(np.float32)
+    moved = old + np.float32(0.05)
+    for now in (old, new, moved):
+        before, planes = (metrics.value_planes(quantizer, w) for w in (old, now))
+        found = metrics.packed_flip_ratio(metrics.pack_planes(before), planes)
+        assert float(found) == pytest.approx(np.mean(value(old) != value(now)), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [
+        ("ste_sign", lambda x: abs(x) <= 1),
+        ({"kind": "ste_sign", "clip_value": "none"}, lambda x: abs(x) >= 0),
+        ("approx_sign", lambda x: abs(x) < 1),
+        ("bounded_sign", lambda x: abs(x) <= 3),
+        ("stochastic_sign", lambda x: abs(x) <= 1),
+        ("swish_sign", lambda x: abs(x) >= 0),
+        ("dorefa", lambda x: (x >= 0) & (x <= 1)),
+        ({"kind": "rbnn", "t_min": 1.0}, lambda x: abs(x) < np.sqrt(np.float32(2))),
+        ("rsign", lambda x: abs(x + 1.5) < 1),
+        ("adabin_activations", lambda x: abs((x - 0.5) / 2) < 1),
+        ("xnor_weight_scale", lambda x: abs(x) <= 1),
+        ("libra_pb", lambda x: abs(x) >= 0),
+    ],
+    ids=label,
+)
+def test_where_no_gradient_arrives(rng, name, reached):
+    quantizer = resolve_quantizer(name, 5)
+    if name == "rsign":
+        quantizer.bias[...] = jnp.full(5, 1.5)
+    if name == "adabin_activations":
+        quantizer.alpha[...], quantizer.beta[...] = jnp.float32(2), jnp.float32(0.5)
+    x = np.float32(2) * rng.normal(size=(40, 5)).astype(np.float32)
+    assert np.array_equal(metrics.unreached(quantizer, x), ~reached(x))
+
+
+def test_dead_weights_of_a_quantizer():
+    w = jnp.asarray([[0.2], [-1.25], [1.1], [-1.0]])
+    assert metrics.dead_weights(w, 1.25, binjax.ste_sign) == 0.5
+    assert metrics.dead_weights(w, None, binjax.ste_sign) == 0.5
+    assert metrics.dead_weights(w, None) == 0
+    assert metrics.dead_weights(w, 1.0, resolve_quantizer("recu", 1)) == 0.75
 
 
 def test_under_jit(rng):

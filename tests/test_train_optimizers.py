@@ -11,7 +11,6 @@ from runs import TINY, Recorder, fit, write_config
 from binjax import config
 from binjax.config import ConfigError
 from binjax.layers import BatchNorm, BinaryDense, Sequential, split
-from binjax.train.limits import find_limits
 from binjax.train.optimizer import (
     decay_mask,
     free_weights_warning,
@@ -200,27 +199,6 @@ def test_mistakes_name_their_schedule(optimizer, key):
         make_optimizer(loaded.optimizer, network(), 10, 10)
     quick = config.fast(loaded)
     make_optimizer(quick.optimizer, network(), quick.epochs, 8)
-
-
-def test_limits():
-    layers = {
-        "plain": BinaryDense(4, 4, rngs=nnx.Rngs(0)),
-        "wide": BinaryDense(
-            4,
-            4,
-            input_quantizer={"kind": "bounded_sign", "bound": 3.0},
-            kernel_quantizer={"kind": "ste_sign", "clip_value": "none"},
-            rngs=nnx.Rngs(0),
-        ),
-        "levels": BinaryDense(4, 4, kernel_quantizer="absmax", rngs=nnx.Rngs(0)),
-    }
-    model = Sequential(layers)
-    found = find_limits(model, load({"kind": "adam", "clip": 1.25}).optimizer)
-    assert found.inputs == {"plain": 1.0, "wide": 3.0, "levels": 1.0}
-    assert found.weights == {"plain": 1.0, "wide": 1.25}
-    free = find_limits(model, load({"kind": "adam", "clip": 0.0}).optimizer)
-    assert free.weights == {"plain": 1.0, "wide": np.inf}
-    assert find_limits(model, load({"kind": "bop"}).optimizer).weights == {}
 
 
 def test_weights_that_nothing_clips(tmp_path):

@@ -13,12 +13,14 @@ from binjax.ste import (
     Autodiff,
     Factors,
     adabin_weights,
+    center,
     ede,
     factors_of,
     libra_pb,
     progressive_sign,
     rbnn,
     recu,
+    standardize,
 )
 
 
@@ -97,6 +99,10 @@ class LibraPB(_Annealed):
         assert split is not None
         return split(x, t, k, autodiff=autodiff)
 
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """X, standardized."""
+        return standardize(x)
+
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """The product of both."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
@@ -110,6 +116,10 @@ class AdaBinWeights(_Annealed):
 
     def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
         super().__init__(n, t_min=t_min, t_max=t_max)
+
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """X less its channel's mean."""
+        return center(x)
 
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """Two values per output channel, of x's shape and dtype."""
@@ -141,6 +151,10 @@ class ReCU(nnx.Module):
         """The threshold's quantile now."""
         slope = (self.tau_max - self.tau_min) / (math.e - 1)
         return self.tau_min + slope * jnp.expm1(self.progress[...])
+
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """X, standardized."""
+        return standardize(x)
 
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """±1 of x's shape and dtype."""
@@ -175,6 +189,10 @@ class ProgressiveSign(nnx.Module):
             )
         self.t_end, self.until = t_end, until
         self.progress = Progress(jnp.zeros([]))
+
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """X itself."""
+        return x
 
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """Within [-1, 1], of x's shape and dtype."""

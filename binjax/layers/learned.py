@@ -41,10 +41,13 @@ class RSign(nnx.Module):
         self.sign = _sign(sign)
         self.bias = nnx.Param(jnp.zeros(n))
 
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """``x + bias``."""
+        return x + self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """±1 of x's shape and dtype."""
-        bias = self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        return self.sign(x + bias, autodiff=autodiff)
+        return self.sign(self.sign_input(x), autodiff=autodiff)
 
 
 class AdaBinActivations(nnx.Module):
@@ -66,10 +69,14 @@ class AdaBinActivations(nnx.Module):
         self.sign = _sign(sign)
         self.alpha, self.beta = nnx.Param(jnp.ones([])), nnx.Param(jnp.zeros([]))
 
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """``(x - beta)/alpha``."""
+        return (x - self.beta[...].astype(x.dtype)) / self.alpha[...].astype(x.dtype)
+
     def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
         """Of x's shape and dtype."""
         alpha, beta = self.alpha[...].astype(x.dtype), self.beta[...].astype(x.dtype)
-        return alpha * self.sign((x - beta) / alpha, autodiff=autodiff) + beta
+        return alpha * self.sign(self.sign_input(x), autodiff=autodiff) + beta
 
 
 class ScaledSign(nnx.Module):
@@ -100,10 +107,15 @@ class ScaledSign(nnx.Module):
         self.sign, self.prepare, self.scale = _sign(sign), prepare, scale
         self.factor = nnx.Param(jnp.ones(n)) if scale == "learned" else None
 
+    def sign_input(self, x: jax.Array) -> jax.Array:
+        """X, prepared."""
+        if self.prepare == "none":
+            return x
+        return center(x) if self.prepare == "center" else standardize(x)
+
     def factors(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> Factors:
         """Signs of x's shape and the scale ``[n_out]``, or the scalar 1."""
-        if self.prepare != "none":
-            x = center(x) if self.prepare == "center" else standardize(x)
+        x = self.sign_input(x)
         signs = self.sign(x, autodiff=autodiff)
         if self.factor is not None:
             return Factors(signs, self.factor[...].astype(x.dtype))

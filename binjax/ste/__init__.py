@@ -18,6 +18,7 @@ from binjax.ste.core import (
     factors_of,
     is_sign,
     precision,
+    sign_input_of,
     straight_through,
 )
 from binjax.ste.levels import absmax, absmax_int8, absmean_ternary, dorefa, ste_tern
@@ -83,6 +84,7 @@ __all__ = [
     "rbnn",
     "recu",
     "sign",
+    "sign_input_of",
     "standardize",
     "ste_heaviside",
     "ste_sign",

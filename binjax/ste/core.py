@@ -55,23 +55,26 @@ def declare(
     factors: Callable[..., Factors] | None = None,
     *,
     signs: bool | None = None,
+    sign_input: Callable[..., jax.Array] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that says of a quantizer how many bits its values have: 1 for ±1, 32 for real.
 
     Layers and summaries ask :func:`precision` and :func:`is_sign`. A function that declares
     nothing works too, but counts as real-valued. NNX modules that quantize have an attribute
     ``bits`` and, if their values are scaled, a method ``factors``; ``signs = False`` if their
-    single bit is not ±1.
+    single bit is not ±1; a method ``sign_input`` if their sign is not that of what they are given.
 
     Args:
         bits: of the values, or a function of the quantizer's keyword arguments that says so.
         factors: for ±1 times a scale per output channel: a function of the quantizer's own
             arguments whose two results multiply to the quantizer's value, with its gradients.
         signs: whether values are ±1, or that times a scale; by default if ``bits`` is 1.
+        sign_input: a function of the quantizer's own arguments: what it takes the sign of, if that
+            is not the first of them.
     """
 
     def mark(function: Function) -> Function:
-        vars(function).update(bits=bits, factors=factors, signs=signs)
+        vars(function).update(bits=bits, factors=factors, signs=signs, sign_input=sign_input)
         return function
 
     return mark
@@ -95,12 +98,24 @@ def is_sign(quantizer: Quantizer | Stochastic | None) -> bool:
 
 def factors_of(quantizer: Quantizer | Stochastic | None) -> Callable[..., Factors] | None:
     """The quantizer's values as signs and scale; None if they are not scaled."""
+    return _declared(quantizer, "factors")
+
+
+def sign_input_of(
+    quantizer: Quantizer | Stochastic | None,
+) -> Callable[[jax.Array], jax.Array] | None:
+    """What the quantizer takes the sign of, such as ``x + bias``; None if of x, or of nothing."""
+    return _declared(quantizer, "sign_input")
+
+
+def _declared(quantizer: Quantizer | Stochastic | None, name: str) -> Callable[..., Any] | None:
     if isinstance(quantizer, functools.partial):
-        inner = factors_of(quantizer.func)
-        given = quantizer.args, quantizer.keywords
-        return None if inner is None else functools.partial(inner, *given[0], **given[1])
-    factors: Callable[..., Factors] | None = getattr(quantizer, "factors", None)
-    return factors
+        inner = _declared(quantizer.func, name)
+        if inner is None:
+            return None
+        return functools.partial(inner, *quantizer.args, **quantizer.keywords)
+    found: Callable[..., Any] | None = getattr(quantizer, name, None)
+    return found
 
 
 def straight_through(

@@ -215,7 +215,7 @@ def rbnn(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp"
     return _rbnn(x, t, k, autodiff=autodiff)
 
 
-@declare(bits=1, signs=False)
+@declare(bits=1, signs=False, sign_input=lambda x, temperature, **_: x)
 def progressive_sign(
     x: ArrayLike, temperature: ArrayLike, *, autodiff: Autodiff = "vjp"
 ) -> jax.Array:

@@ -119,7 +119,7 @@ def _libra_factors(
     return Factors(ede(balanced, t, k, autodiff=autodiff), jax.lax.stop_gradient(scale))
 
 
-@declare(bits=1, factors=_libra_factors)
+@declare(bits=1, factors=_libra_factors, sign_input=lambda x, t, k, **_: standardize(x))
 def libra_pb(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """IR-Net's balanced sign: of ``(x - mean)/std``, times a power of two, per output channel.
 
@@ -129,7 +129,7 @@ def libra_pb(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "
     return _product(_libra_factors(x, t, k, autodiff=autodiff))
 
 
-@declare(bits=1)
+@declare(bits=1, sign_input=lambda x, tau, **_: standardize(x))
 def recu(x: ArrayLike, tau: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """ReCU's sign: outliers of an output channel are pulled back to ``±Q``, where they can turn.
 
@@ -143,7 +143,7 @@ def recu(x: ArrayLike, tau: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Arr
     return ste_sign(jnp.clip(w, -bound, bound), None, autodiff=autodiff)
 
 
-@declare(bits=1, signs=False)
+@declare(bits=1, signs=False, sign_input=lambda x, *_, **__: center(x))
 def adabin_weights(
     x: ArrayLike, t: ArrayLike = 1.0, k: ArrayLike = 1.0, *, autodiff: Autodiff = "vjp"
 ) -> jax.Array:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from binjax import metrics
-from binjax.layers.recording import Recorded
 
 
 class Totals(NamedTuple):
@@ -35,7 +31,8 @@ class TrainState(NamedTuple):
         key: uint32 ``[2]``, fixed for the run; a step draws from ``fold_in(key, step)``.
         step: int32, steps taken.
         totals: of this epoch's training examples.
-        epoch_signs: bits of the binary weights at the epoch's start, by layer.
+        epoch_signs: bits of the binary kernels at the epoch's start, by layer, see
+            :func:`binjax.metrics.pack_planes`.
         start_signs: at the start of the run.
         failed_step: int32, the first step whose loss or gradient was not finite, else -1. From
             then on steps change nothing.
@@ -65,22 +62,4 @@ def binary_weights(params: Any, mask: Any) -> dict[str, jax.Array]:
         jax.tree_util.keystr(path[:-1], simple=True, separator="/"): leaf
         for path, leaf in leaves
         if flags[path]
-    }
-
-
-def activation_telemetry(recorded: Recorded, limits: Mapping[str, float]) -> Recorded:
-    """Saturation, sign entropy and margin of each layer's recorded pre-activations.
-
-    Args:
-        recorded: what :func:`binjax.layers.capture` gives.
-        limits: by layer, beyond which its quantizer passes no gradient; default 1.
-    """
-    return {
-        layer: {
-            "saturated": metrics.saturation(values["preactivation"], limits.get(layer, 1.0)),
-            "sign_entropy": metrics.sign_entropy(values["preactivation"]),
-            "sign_margin": metrics.sign_margin(values["preactivation"]),
-        }
-        for layer, values in recorded.items()
-        if "preactivation" in values
     }

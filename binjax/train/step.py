@@ -1,4 +1,4 @@
-"""The jitted functions of training: step, evaluation, telemetry. All are pure."""
+"""The jitted functions of training: step, evaluation, ends of epochs. All are pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from binjax import metrics
-from binjax.layers import apply, apply_watched, capture
+from binjax.layers import apply, apply_watched
 from binjax.train.distill import Distillation
-from binjax.train.limits import Limits
-from binjax.train.state import (
-    Totals,
-    TrainState,
-    activation_telemetry,
-    binary_weights,
-)
+from binjax.train.state import Totals, TrainState
+from binjax.train.telemetry import pack_kernels
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array], jax.Array]
@@ -178,46 +172,20 @@ def make_end_epoch(flags: Any, advance: Advance) -> Callable[[TrainState], Train
     return jax.jit(end_epoch, donate_argnums=0)
 
 
-def make_begin_epoch(mask: Any) -> Callable[[TrainState], TrainState]:
-    """``begin_epoch(state)``: totals to zero, the signs of the binary weights noted; donates.
+def make_begin_epoch(graphdef: nnx.GraphDef[Any]) -> Callable[[TrainState], TrainState]:
+    """``begin_epoch(state)``: totals to zero, the signs of the binary kernels noted; donates.
 
     Parameters are looked at here: a step would not notice a latent weight that is NaN, since it
     multiplies its sign. Steps themselves never make one.
     """
 
     def begin_epoch(state: TrainState) -> TrainState:
-        signs = metrics.pack_signs(binary_weights(state.params, mask))
+        signs = pack_kernels(nnx.merge(graphdef, state.params, state.stats))
         good = _all_finite(jnp.float32(0), state.params) | (state.failed_step >= 0)
         failed_step = jnp.where(good, state.failed_step, state.step)
         return state._replace(totals=Totals.zero(), epoch_signs=signs, failed_step=failed_step)
 
     return jax.jit(begin_epoch, donate_argnums=0)
-
-
-def make_telemetry(
-    graphdef: nnx.GraphDef[Any], mask: Any, preprocess: Preprocess, limits: Limits
-) -> Callable[[TrainState, Any], dict[str, dict[str, jax.Array]]]:
-    """``telemetry(state, images)``: per layer, scalars on the device; jitted.
-
-    For layers with binary weights ``flip_ratio`` since the epoch's start, ``c2i``, the correlation
-    to the run's start, and ``dead``, latent weights at their limit; for layers that binarize their
-    input ``saturated``, beyond its limit, ``sign_entropy`` and ``sign_margin`` on the given images.
-    """
-
-    def telemetry(state: TrainState, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
-        recorded = capture(nnx.merge(graphdef, state.params, state.stats), preprocess(images))
-        found = activation_telemetry(recorded, limits.inputs)
-        weights = binary_weights(state.params, mask)
-        flipped = metrics.packed_flip_ratios(state.epoch_signs, weights)
-        ever = metrics.packed_flip_ratios(state.start_signs, weights)
-        for layer, latent in weights.items():
-            of_weights = {"flip_ratio": flipped[layer], "c2i": 1 - 2 * ever[layer]}
-            if layer in limits.weights:
-                of_weights["dead"] = metrics.dead_weights(latent, limits.weights[layer])
-            found[layer] = of_weights | found.get(layer, {})
-        return found
-
-    return jax.jit(telemetry)
 
 
 def _all_finite(value: jax.Array, grads: Any) -> jax.Array:

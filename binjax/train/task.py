@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from binjax import metrics
 from binjax.config import Config, ConfigError
 from binjax.data import Dataset
 from binjax.layers import BinaryWeight, Progress, ProgressiveSign, products, split
@@ -21,12 +20,11 @@ from binjax.models.options import Compute
 from binjax.optim import binarize_params, variable_mask
 from binjax.train.distill import Distillation
 from binjax.train.inputs import make_augment, make_preprocess, pixel_scale
-from binjax.train.limits import find_limits
 from binjax.train.optimizer import free_weights_warning, make_optimizer, make_schedule
 from binjax.train.parallel import ALONE, Placement, make_placement
 from binjax.train.probe import Probe, make_probe
 from binjax.train.sets import count_train, data_info, fit_scaling
-from binjax.train.state import Totals, TrainState, binary_weights
+from binjax.train.state import Totals, TrainState
 from binjax.train.step import (
     Evaluate,
     Gradient,
@@ -38,8 +36,8 @@ from binjax.train.step import (
     make_evaluate,
     make_gradient,
     make_step,
-    make_telemetry,
 )
+from binjax.train.telemetry import make_telemetry, pack_kernels
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1
@@ -47,7 +45,7 @@ _RUN_KEY = 2**31 - 1
 
 @dataclass(frozen=True)
 class Task:
-    """A config made runnable. See :mod:`binjax.train.step` for the functions.
+    """A config made runnable. See :mod:`binjax.train.step` and ``telemetry`` for the functions.
 
     ``products`` says per layer which kernel multiplies, and why floats do where they do;
     ``warning``, what will probably not train well; ``ready`` begins a run from a state whose
@@ -147,14 +145,14 @@ def make_task(
     def ready(state: TrainState) -> TrainState:
         # What an optimizer of flips takes is ±1.
         params = binarize_params(state.params, mask) if flipping else state.params
-        signs = metrics.pack_signs(binary_weights(params, mask))
+        signs = pack_kernels(nnx.merge(graphdef, params, state.stats))
         return state._replace(params=params, start_signs=signs)
 
     @jax.jit
     def init() -> TrainState:
         _, params, stats = split(build())
         params = binarize_params(params, mask) if flipping else params
-        signs = metrics.pack_signs(binary_weights(params, mask))
+        signs = pack_kernels(nnx.merge(graphdef, params, stats))
         return TrainState(
             params=params,
             stats=stats,
@@ -175,11 +173,9 @@ def make_task(
         gradient=gradient,
         step=step,
         evaluate=make_evaluate(graphdef, loss, preprocess),
-        begin_epoch=make_begin_epoch(mask),
+        begin_epoch=make_begin_epoch(graphdef),
         end_epoch=make_end_epoch(flags, advance),
-        telemetry=make_telemetry(
-            graphdef, mask, preprocess, find_limits(abstract, config.optimizer)
-        ),
+        telemetry=make_telemetry(graphdef, preprocess, config.optimizer),
         probe=make_probe(abstract, loss, preprocess, advance)
         if config.telemetry.gradient_cosine
         else None,
