@@ -17,7 +17,7 @@ from binjax.train.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from binjax.train.task import make_task
+from binjax.train.task import make_task, setup
 
 SHAPE = (6, 6, 1)
 LONG = {"kind": "cosine", "warmup_epochs": 10}
@@ -223,9 +223,23 @@ def test_weights_that_nothing_clips(tmp_path):
         free_weights_warning(options, Sequential({"dense": ternary}))
     )
 
+    starving = [{"kind": "scaled_sign", "scale": "learned"}, {"kind": "ste_sign", "clip_value": 9}]
+    reached = [{"kind": "scaled_sign", "prepare": "standardize"}, "libra_pb", "recu", "layer_sign"]
+    for quantizer in starving + reached:
+        model = nnx.eval_shape(
+            lambda q=quantizer: BinaryDense(4, 2, kernel_quantizer=q, rngs=nnx.Rngs(0))
+        )
+        warning = free_weights_warning(options, Sequential({"dense": model}))
+        assert (warning is not None) == (quantizer in starving), quantizer
+
     reporter = Recorder()
     fit(write_config(tmp_path, TINY), tmp_path / "run", "--optimizer.clip", "0", reporter=reporter)
     assert [line for line in reporter.warnings if "optimizer.clip = 0" in line]
+
+
+def test_setup_warns_of_weights_that_nothing_clips():
+    with pytest.warns(UserWarning, match=r"dense1: .*optimizer.clip = 1"):
+        setup(load({"kind": "adam", "clip": 0.0}), n_train=8)
 
 
 def test_without_clipping_weights_leave_the_range():

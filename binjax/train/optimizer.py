@@ -6,18 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
-from binjax import optim
+from binjax import metrics, optim
 from binjax.config import ConfigError, optimizers
-from binjax.layers import BinaryWeight
+from binjax.layers import BinaryWeight, Progress
 from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of
 from binjax.ste import precision
 
-_FAR = 4.0
+_FAR = 100.0
 
 
 def make_schedule(
@@ -208,7 +207,7 @@ def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> st
         return None
     reach = options.clip or _FAR
     for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, BinaryLayer) and _saturates(layer.kernel_quantizer, reach):
+        if isinstance(layer, BinaryLayer) and _saturates(layer, reach):
             name = "/".join(map(str, path))
             return (
                 f"{name}: the kernel quantizer {name_of(layer.kernel_quantizer)} passes no "
@@ -218,8 +217,22 @@ def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> st
     return None
 
 
-def _saturates(quantizer: Any, reach: float) -> bool:
-    if isinstance(quantizer, nnx.Module) or precision(quantizer) not in (1, 2):
+def _saturates(layer: BinaryLayer, reach: float) -> bool:
+    quantizer = layer.kernel_quantizer
+    if quantizer is None or precision(quantizer) not in (1, 2):
         return False
-    gradient = jax.grad(lambda w: jnp.sum(quantizer(w)))(jnp.full((2, 2), reach))
-    return not bool(np.count_nonzero(gradient))
+    if isinstance(quantizer, nnx.Module):
+        quantizer = _at_the_start(quantizer)
+    shape = (1,) * (layer.kernel.ndim - 2) + (8, layer.n_out)
+    far = jnp.resize(jnp.asarray([reach, -reach, -reach]), shape)
+    return bool(jnp.all(metrics.unreached(quantizer, far)))
+
+
+def _at_the_start(quantizer: Any) -> Any:
+    """An abstract quantizer with factors of 1, and no part of the training done."""
+    graphdef, state = nnx.split(quantizer)
+    fill = lambda v: v.replace(  # noqa: E731
+        jnp.full(v.shape, 0 if isinstance(v, Progress) else 1, v.dtype)
+    )
+    is_leaf = lambda v: isinstance(v, nnx.Variable)  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(fill, state, is_leaf=is_leaf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -237,6 +238,9 @@ def setup(
         With several devices (``parallel.devices``) the state is on each of them, and ``step``
         splits its numpy batch, which in every process is the whole one.
 
+    Warns:
+        UserWarning: latent weights that nothing clips and no gradient would reach.
+
     Raises:
         ConfigError: see :func:`make_task` and :func:`binjax.train.parallel.make_placement`.
     """
@@ -253,6 +257,8 @@ def setup(
         n_train = len(dataset.train) if n_train is None else n_train
     placement = make_placement(config)
     task = make_task(config, *sizes, n_train, placement)
+    if task.warning is not None:
+        warnings.warn(task.warning, stacklevel=2)
     if placement.mesh is None:
         return task.init(), task.step
 
