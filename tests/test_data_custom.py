@@ -161,6 +161,14 @@ def test_deep_pictures_are_refused(folder):
     refused(path, "more than 8 bits", call=read, folder=folder)
 
 
+def test_tiff_files_are_pictures(folder):
+    path = folder / "train" / "Dog" / "01.png"
+    before = read(folder)
+    Image.open(path).save(path.with_suffix(".TIFF"), compression="tiff_lzw")
+    path.unlink()
+    np.testing.assert_array_equal(read(folder).train.images, before.train.images)
+
+
 def deep_png(wide, high):
     def chunk(kind, content):
         body = kind + content

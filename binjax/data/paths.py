@@ -16,7 +16,7 @@ ARCHIVE_FOLDERS = {
 }
 
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Suffixes of files that Pillow decodes for us."""
 
 
