@@ -143,7 +143,7 @@ def unreached(quantizer: Quantizer | Stochastic, x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
     y, pull = jax.vjp(_evaluated(quantizer), x)
     # Equal cotangents would cancel where a mean is taken off.
-    cotangents = jax.random.normal(jax.random.key(0), y.shape, y.dtype)
+    cotangents = jnp.linspace(1, 2, y.size, dtype=y.dtype).reshape(y.shape)
     gradient: jax.Array = pull(cotangents)[0]
     return gradient == 0
 
