@@ -75,6 +75,7 @@ keep = 2
 
 [telemetry]
 gradient_cosine = false
+ff_ratio = false
 
 [parallel]
 timeout = 300

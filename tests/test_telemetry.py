@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from runs import TINY, fit, metrics_lines, write_config
 
+from binjax import config
 from binjax.config import optimizers
 from binjax.layers import BinaryDense, Sequential, split
 from binjax.train.state import TrainState
+from binjax.train.task import make_task
 from binjax.train.telemetry import make_telemetry, pack_kernels
 
 N = 6
@@ -33,11 +36,12 @@ def network():
 def line_of(model, before, optimizer, x):
     graphdef, params, stats = split(model)
     signs = pack_kernels(before)
-    unset = dict.fromkeys(TrainState._fields)
     state = TrainState(
-        **unset | {"params": params, "stats": stats, "epoch_signs": signs, "start_signs": signs}
+        **dict.fromkeys(TrainState._fields)
+        | {"params": params, "stats": stats, "epoch_signs": signs, "start_signs": signs}
+        | {"flips": {"levels": jnp.float32(2)}}
     )
-    found = make_telemetry(graphdef, lambda images: images, optimizer)(state, x)
+    found = make_telemetry(graphdef, lambda images: images, optimizer, 8)(state, x)
     return jax.tree.map(float, found)
 
 
@@ -78,7 +82,8 @@ def test_lines_of_layers():
     assert "sign_entropy" in found["values"]
     # More than one bit has no sign; the gradient of DoReFa's ends at 0 and 1.
     hidden = np.asarray(new.threshold(jnp.asarray(x)))
-    assert set(found["levels"]) == {"flip_ratio", "c2i", "dead", "saturated"}
+    assert set(found["levels"]) == {"flip_ratio", "ff_ratio", "c2i", "dead", "saturated"}
+    assert found["levels"]["ff_ratio"] == 2 / 8 and "ff_ratio" not in found["values"]
     assert found["levels"]["saturated"] == pytest.approx(np.mean((hidden < 0) | (hidden > 1)))
     assert "real" not in found
 
@@ -96,3 +101,29 @@ def test_clip_counts_for_quantizers_without_a_limit():
     bounded = line_of(model, model, optimizers.Adam(clip=0.7), x)
     assert bounded["values"]["dead"] == pytest.approx(35 / 36)
     assert line_of(model, model, optimizers.Adam(clip=0), x)["values"]["dead"] == 0
+
+
+def test_flips_of_each_step():
+    """The FF ratio sees weights that turn and turn back within the epoch."""
+    model = {"kind": "mlp", "widths": [N], "input_dropout": 0.0, "hidden_dropout": 0.0}
+    table = {"batch_size": 4, "model": model, "telemetry": {"ff_ratio": True}}
+    table["optimizer"] = {"kind": "sgd", "learning_rate": 50.0, "momentum": 0.0}
+    task = make_task(config.validate(table, "it"), (3, 3, 1), 10, 12)
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 1), np.uint8)
+    state, shares = task.begin_epoch(task.init()), []
+    for i in range(3):
+        before = np.asarray(state.params["dense1"]["kernel"]) >= 0
+        state, _ = task.step(state, images, np.arange(4, dtype=np.int32) + i)
+        after = np.asarray(state.params["dense1"]["kernel"]) >= 0
+        shares.append(np.mean(before != after))
+    found = task.telemetry(state, images)["dense1"]
+    assert float(found["ff_ratio"]) == pytest.approx(np.mean(shares), rel=1e-5)
+    assert float(found["ff_ratio"]) * 3 > float(found["flip_ratio"]) > 0
+    assert not any(np.asarray(v) for v in task.begin_epoch(state).flips.values())
+
+
+def test_flips_of_steps_in_a_run(tmp_path):
+    words = ["--telemetry.ff_ratio", "true", "--epochs", "1"]
+    fit(write_config(tmp_path, TINY), tmp_path / "run", *words)
+    layers = metrics_lines(tmp_path / "run")[0]["layers"]
+    assert all(0 <= values["ff_ratio"] <= 1 for values in layers.values())

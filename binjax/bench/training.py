@@ -113,6 +113,7 @@ def make_stepper(problem: Problem, variant: str, larq: Sequence[str] = ()) -> St
         totals=Totals.zero(),
         epoch_signs={},
         start_signs={},
+        flips={},
         failed_step=jnp.int32(-1),
     )
     jitted = make_step(gradient, transform)

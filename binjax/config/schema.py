@@ -23,11 +23,13 @@ class Checkpoint(Section):
 
 
 class Telemetry(Section):
-    """What is measured beside flips, margins and so on, at the end of each epoch."""
+    """What is measured beside flips, margins and so on, for the line of each epoch."""
 
     gradient_cosine: bool = False
     """of gradients of latent weights and those of the network with hard tanh for signs, on one
     batch; both have to be compiled"""
+    ff_ratio: bool = False
+    """the share of binary weights that flip in a step, the epoch's mean; steps have to look"""
 
 
 class Parallel(Section):

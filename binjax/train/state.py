@@ -34,6 +34,8 @@ class TrainState(NamedTuple):
         epoch_signs: bits of the binary kernels at the epoch's start, by layer, see
             :func:`binjax.metrics.pack_planes`.
         start_signs: at the start of the run.
+        flips: of each step of this epoch the share of binary weights that it flipped, summed, by
+            layer; empty if steps do not count them.
         failed_step: int32, the first step whose loss or gradient was not finite, else -1. From
             then on steps change nothing.
     """
@@ -46,6 +48,7 @@ class TrainState(NamedTuple):
     totals: Totals
     epoch_signs: dict[str, jax.Array]
     start_signs: dict[str, jax.Array]
+    flips: dict[str, jax.Array]
     failed_step: jax.Array
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from binjax.layers import apply, apply_watched
 from binjax.train.distill import Distillation
 from binjax.train.state import Totals, TrainState
-from binjax.train.telemetry import pack_kernels
+from binjax.train.telemetry import Flips, pack_kernels
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Preprocess = Callable[[jax.Array], jax.Array]
@@ -88,13 +88,16 @@ def make_gradient(
     return gradient
 
 
-def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> Step:
+def make_step(
+    gradient: Gradient, optimizer: optax.GradientTransformation, flips: Flips | None = None
+) -> Step:
     """``step(state, images, labels) -> (state, metrics)``, jitted; the state is donated.
 
     Images are uint8 ``[n, h, w, c]``, labels int32 ``[n]``; metrics are scalars on the device:
     ``loss``, ``accuracy``, ``failed_step``. A step whose loss or gradient is not finite, and
     every step after it, leaves the weights alone; the first is noted in ``failed_step``. What
-    further arguments it is given, it hands to ``gradient``.
+    further arguments it is given, it hands to ``gradient``. With ``flips``, see
+    :func:`binjax.train.telemetry.make_flips`, it counts them into the state's.
     """
 
     def step(
@@ -112,6 +115,10 @@ def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> St
 
         # A select between new and old would be computed for every parameter: three times slower.
         params, stats, opt_state = jax.lax.cond(good, update, keep, state.params, state.opt_state)
+        counted = state.flips
+        if flips is not None:
+            found = flips((state.params, state.stats), (params, stats))
+            counted = jax.tree.map(jnp.add, counted, found)
         correct = jnp.sum(jnp.argmax(scores, -1) == labels, dtype=jnp.int32)
         failed_step = jnp.where(good | (state.failed_step >= 0), state.failed_step, state.step)
         state = state._replace(
@@ -120,6 +127,7 @@ def make_step(gradient: Gradient, optimizer: optax.GradientTransformation) -> St
             opt_state=opt_state,
             step=state.step + 1,
             totals=_add(state.totals, value * labels.size, correct, labels.size),
+            flips=counted,
             failed_step=failed_step,
         )
         accuracy = correct / labels.size
@@ -183,7 +191,12 @@ def make_begin_epoch(graphdef: nnx.GraphDef[Any]) -> Callable[[TrainState], Trai
         signs = pack_kernels(nnx.merge(graphdef, state.params, state.stats))
         good = _all_finite(jnp.float32(0), state.params) | (state.failed_step >= 0)
         failed_step = jnp.where(good, state.failed_step, state.step)
-        return state._replace(totals=Totals.zero(), epoch_signs=signs, failed_step=failed_step)
+        return state._replace(
+            totals=Totals.zero(),
+            epoch_signs=signs,
+            flips=jax.tree.map(jnp.zeros_like, state.flips),
+            failed_step=failed_step,
+        )
 
     return jax.jit(begin_epoch, donate_argnums=0)
 

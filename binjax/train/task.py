@@ -38,7 +38,7 @@ from binjax.train.step import (
     make_gradient,
     make_step,
 )
-from binjax.train.telemetry import make_telemetry, pack_kernels
+from binjax.train.telemetry import make_flips, make_telemetry, pack_kernels
 
 # Apart from the small numbers that nnx.Rngs folds into the same seed for initialization.
 _RUN_KEY = 2**31 - 1
@@ -138,7 +138,8 @@ def make_task(
     flags = progress_flags(abstract)
     advance = make_advance(flags, steps_per_epoch, config.epochs)
     gradient = make_gradient(graphdef, loss, augment, preprocess, advance, distill)
-    step = make_step(gradient, optimizer)
+    flips = make_flips(graphdef) if config.telemetry.ff_ratio else None
+    step = make_step(gradient, optimizer, flips)
     if distill is not None:
         teacher = placement.replicate(distill.teacher.variables)
         gradient, step = _imitating(gradient, teacher), _imitating(step, teacher)
@@ -163,6 +164,7 @@ def make_task(
             totals=Totals.zero(),
             epoch_signs=signs,
             start_signs=jax.tree.map(jnp.copy, signs),  # a step donates both
+            flips={} if flips is None else {layer: jnp.zeros([]) for layer in signs},
             failed_step=jnp.int32(-1),
         )
 
@@ -176,7 +178,7 @@ def make_task(
         evaluate=make_evaluate(graphdef, loss, preprocess),
         begin_epoch=make_begin_epoch(graphdef),
         end_epoch=make_end_epoch(flags, advance),
-        telemetry=make_telemetry(graphdef, preprocess, config.optimizer),
+        telemetry=make_telemetry(graphdef, preprocess, config.optimizer, steps_per_epoch),
         probe=make_probe(abstract, loss, preprocess, advance)
         if config.telemetry.gradient_cosine
         else None,

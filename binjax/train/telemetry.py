@@ -18,6 +18,7 @@ from binjax.ste import Quantizer, Stochastic, precision, sign_input_of
 from binjax.train.state import TrainState
 
 Preprocess = Callable[[jax.Array], jax.Array]
+Flips = Callable[[Any, Any], dict[str, jax.Array]]
 
 
 def binary_layers(model: nnx.Module) -> dict[str, BinaryLayer]:
@@ -40,13 +41,35 @@ def pack_kernels(model: nnx.Module) -> dict[str, jax.Array]:
     }
 
 
+def make_flips(graphdef: nnx.GraphDef[Any]) -> Flips:
+    """``flips(before, after)``: by layer, the share of binary weights that differ.
+
+    Both are ``(params, stats)``. Between two steps it is the FF ratio of Liu et al. 2021, "How do
+    Adam and training strategies help BNNs optimization", §4.3.
+    """
+
+    def flips(before: Any, after: Any) -> dict[str, jax.Array]:
+        old = pack_kernels(nnx.merge(graphdef, *before))
+        new = binary_layers(nnx.merge(graphdef, *after))
+        return {
+            path: metrics.packed_flip_ratio(old[path], _planes(layer))
+            for path, layer in new.items()
+        }
+
+    return flips
+
+
 def make_telemetry(
-    graphdef: nnx.GraphDef[Any], preprocess: Preprocess, options: optimizers.Optimizer
+    graphdef: nnx.GraphDef[Any],
+    preprocess: Preprocess,
+    options: optimizers.Optimizer,
+    steps_per_epoch: int,
 ) -> Callable[[TrainState, Any], Recorded]:
     """``telemetry(state, images)``: per layer, scalars on the device; jitted.
 
     For layers with binary weights ``flip_ratio`` since the epoch's start, ``c2i``, the correlation
-    to the run's start, and ``dead``: latent weights at the optimizer's clip, or that no gradient
+    to the run's start, ``ff_ratio``, the mean of :func:`make_flips` over the epoch's steps where
+    these count them, and ``dead``: latent weights at the optimizer's clip, or that no gradient
     reaches. Weights that only flip have none. For layers that quantize their input ``saturated``,
     the share that no gradient reaches, and if it becomes one bit, ``sign_entropy`` and
     ``sign_margin`` of what the sign is taken of; on the given images.
@@ -64,6 +87,8 @@ def make_telemetry(
                 "flip_ratio": metrics.packed_flip_ratio(state.epoch_signs[path], planes),
                 "c2i": 1 - 2 * ever,
             }
+            if path in state.flips:
+                found[path]["ff_ratio"] = state.flips[path] / steps_per_epoch
             if latent is not None:
                 found[path]["dead"] = metrics.dead_weights(
                     layer.kernel[...], latent.clip or None, layer.kernel_quantizer
