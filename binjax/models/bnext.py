@@ -73,7 +73,8 @@ def bnext(
 
     References:
         Guo et al. 2022, "Join the High Accuracy Club on ImageNet with A Binary Neural Network
-        Ticket"; hpi-xnor/BNext ``src/bnext.py``, which also holds PReLUs that it never calls.
+        Ticket"; hpi-xnor/BNext ``src/bnext.py``. It holds PReLUs that it never calls; so does this,
+        so that weights and parameter counts agree.
     """
     check_real_stem("bnext", pixels)
     check_size("bnext", input_shape, 16)
@@ -82,10 +83,7 @@ def bnext(
     stride = 1 if small_stem("bnext", stem, input_shape) else 2
     n, repeats = _STAGES[size]
     options: dict[str, Any] = {"kernel_init": TORCH_INIT, "compute": compute, "rngs": rngs}
-    layers: dict[str, nnx.Module] = {
-        "conv": real_conv(input_shape[2], n, 3, stride=stride, padding=_BORDER, **options),
-        "norm": torch_norm(n),
-    }
+    layers: dict[str, nnx.Module] = {"stem": _Stem(input_shape[2], n, stride, options)}
     kernels = "progressive_sign" if progressive else _KERNELS
     channels = [2 * n] + [n * 2 ** (i + 2) for i, count in enumerate(repeats) for _ in range(count)]
     for i, n_out in enumerate(channels, start=1):
@@ -99,12 +97,27 @@ def bnext(
     return Sequential(layers, memory=compute.memory)
 
 
+class _Stem(nnx.Module):
+    """A real 3x3 convolution and its norm, beside a PReLU that nothing calls."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, options: dict[str, Any]):
+        self.conv = real_conv(n_in, n_out, 3, stride=stride, padding=_BORDER, **options)
+        self.norm, self.prelu = torch_norm(n_out), PReLU(n_out)
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        """x: ``[n, h, w, n_in]``."""
+        return self.norm(self.conv(x, train=train), train=train)
+
+
 class Recoupled(nnx.Module):
     """A binary convolution whose output is scaled by a gate that sees its input and its output.
 
     With ``y = prelu(norm(conv(sign(x + bias))))`` the gate sees ``s·x + (1 - s)·y``, s learned per
     channel; ``gate·y`` is normalized and x added. With ``multiply`` it is also multiplied by
-    ``prelu(x)``, which is then added in place of x (figure 2 of the paper). s counts as cut to
+    ``prelu(x)``, which is then added in place of x (figure 2 of the paper); without, that PReLU is
+    there but not called. s counts as cut to
     [0, 1], where published code cuts the parameter itself.
 
     Args:
@@ -141,7 +154,7 @@ class Recoupled(nnx.Module):
         )
         body = {"conv": conv, "norm": torch_norm(n), "prelu": PReLU(n)}
         self.body, self.norm = Sequential(body, memory=compute.memory), torch_norm(n)
-        self.around = PReLU(n) if multiply else None
+        self.multiply, self.around = multiply, PReLU(n)
         self.pool = AvgPool((2, 2), padding="SAME") if stride == 2 else None
         self.share = nnx.Param(jnp.full(n, 0.5))
         self.gate = SqueezeExcite(n, kernel_init=TORCH_INIT, dtype=compute.dtype, rngs=rngs)
@@ -151,7 +164,7 @@ class Recoupled(nnx.Module):
     ) -> jax.Array:
         """x: ``[n, h, w, channels]``."""
         y = self.body(self.move(x), train=train)
-        around = x if self.around is None else self.around(x)
+        around = self.around(x) if self.multiply else x
         if self.pool is not None:
             x, around = self.pool(x), self.pool(around)
         raw = self.share[...]
@@ -159,7 +172,7 @@ class Recoupled(nnx.Module):
         share = share.astype(y.dtype).reshape(1, 1, 1, -1)
         scale = self.gate(share * x + (1 - share) * y, train=train)
         y = y * scale.astype(y.dtype)[:, None, None, :]
-        if self.around is not None:
+        if self.multiply:
             y = y * around
         return self.norm(y, train=train) + around
 
