@@ -58,7 +58,7 @@ def test_packed_and_floats_agree(options):
             scores, moved = apply(graphdef, params, stats, x, train=True, key=jax.random.key(1))
             return jnp.sum(jnp.sin(scores)), (scores, moved)
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
     (_, (scores, _)), ours = gradients()
     (_, (expected, _)), theirs = gradients(backend="float")
