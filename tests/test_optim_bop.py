@@ -147,3 +147,18 @@ def test_partition_refuses():
         optim.partition(model(), {"one": (BinaryWeight, sgd)})
     with pytest.raises(ValueError, match="none claims no parameter"):
         optim.partition(model(), {"none": (lambda name, variable: False, sgd)}, sgd)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (("dense", optim.bop()), "case 'a' is claimed for 'dense'; give a variable type"),
+        ((BinaryDense, optim.bop()), "case 'a' is claimed for <class .*BinaryDense'>; give"),
+        (optim.bop(), "case 'a' is of type GradientTransformation; give a pair"),
+        ((BinaryWeight,), "case 'a' is of type tuple; give a pair"),
+        ((BinaryWeight, 0.1), "the optimizer of case 'a' is of type float; give an optax"),
+    ],
+)
+def test_partition_names_what_is_no_case(case, message):
+    with pytest.raises(TypeError, match=message):
+        optim.partition(model(), {"a": case}, optax.sgd(0.1))

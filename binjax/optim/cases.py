@@ -28,6 +28,7 @@ def partition(
 
     Raises:
         ValueError: a parameter with no or two owners, a case that claims nothing; by name.
+        TypeError: a case that is not such a pair.
 
     Example:
         >>> import optax
@@ -39,6 +40,8 @@ def partition(
     """
     if default is not None and _OTHERS in cases:
         raise ValueError(f"partition: {_OTHERS!r} names the default; call the case otherwise")
+    for case, pair in cases.items():
+        _check(case, pair)
     params = nnx.state(model, nnx.Param)
     is_leaf = lambda v: isinstance(v, nnx.Variable)  # noqa: E731
     owned: set[str] = set()
@@ -66,6 +69,28 @@ def partition(
 
 
 _OTHERS = "others"
+
+
+def _check(case: str, pair: Any) -> None:
+    # An optax transform is itself a tuple of two.
+    pairs = isinstance(pair, tuple) and len(pair) == 2
+    if not pairs or isinstance(pair, optax.GradientTransformation):
+        raise TypeError(
+            f"partition: case {case!r} is of type {type(pair).__name__}; give a pair of who claims "
+            "and an optimizer, such as (BinaryWeight, bop())"
+        )
+    who, optimizer = pair
+    known = issubclass(who, nnx.Variable) if isinstance(who, type) else callable(who)
+    if not known:
+        raise TypeError(
+            f"partition: case {case!r} is claimed for {who!r}; give a variable type such as "
+            "BinaryWeight, or a predicate of path and variable"
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"partition: the optimizer of case {case!r} is of type {type(optimizer).__name__}; "
+            "give an optax transform such as optax.adam(1e-3)"
+        )
 
 
 def _claims(who: Owner, name: str, variable: nnx.Variable[Any]) -> bool:
