@@ -30,6 +30,26 @@ def test_how_long_a_run_trains_is_fixed(tmp_path, words):
         fit(path, tmp_path / "run", *words, "--epochs", "2")
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"kind": "bop", "threshold_schedule": {"kind": "linear"}},
+        {
+            "kind": "sgd",
+            "cases": [{"kind": "sgd", "match": "*", "schedule": {"kind": "cosine"}}],
+        },
+    ],
+    ids=["threshold", "case"],
+)
+def test_so_it_is_by_any_schedule(tmp_path, optimizer):
+    settings = config.validate({"epochs": 1, "optimizer": optimizer}, "it")
+    folder = train.RunFolder(tmp_path)
+    folder.config.write_text(config.dump(settings), encoding="utf-8")
+    folder.check_same(settings)
+    with pytest.raises(train.RunError, match=r"other settings \(epochs\)"):
+        folder.check_same(settings.model_copy(update={"epochs": 2}))
+
+
 def test_progressive_kernels_end_as_signs(tmp_path):
     """Only epochs of signs count for the best; the last one is of signs whatever ``until`` is."""
     path = write_config(tmp_path, TINY)

@@ -54,13 +54,14 @@ running = "variance"
 
 [optimizer]
 weight_decay = 0.0
-decay_on = "kernels"
+decay_on = ["kernels"]
 kind = "adam"
 learning_rate = 0.003
 b1 = 0.9
 b2 = 0.999
 eps = 1e-08
 decay = "coupled"
+clip_norm = 0.0
 glorot_scale = "exact"
 clip = 1.0
 

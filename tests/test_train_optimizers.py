@@ -12,11 +12,11 @@ from binjax import config
 from binjax.config import ConfigError
 from binjax.layers import BatchNorm, BinaryDense, Sequential, split
 from binjax.train.optimizer import (
-    decay_mask,
     free_weights_warning,
     make_optimizer,
     make_schedule,
 )
+from binjax.train.selection import select
 from binjax.train.task import make_task, setup
 
 SHAPE = (6, 6, 1)
@@ -112,7 +112,7 @@ def test_kernels_of_more_levels_are_not_flipped(quantizer, latent):
     ],
 )
 def test_what_decays(which, expected):
-    found = decay_mask(network(), which)  # dense: bias, kernel; norm: bias, scale
+    found = select("decay_on", (which,), network())  # dense: bias, kernel; norm: bias, scale
     assert {name: jax.tree.leaves(flags) for name, flags in found.items()} == expected
 
 
@@ -191,6 +191,11 @@ def test_schedules_that_make_no_sense(schedule, message):
             "optimizer.others.schedule.warmup",
         ),
         ({"kind": "bop", "gamma_schedule": LONG}, "optimizer.gamma_schedule.warmup"),
+        ({"kind": "bop", "threshold_schedule": LONG}, "optimizer.threshold_schedule.warmup"),
+        (
+            {"kind": "sgd", "cases": [{"kind": "sgd", "match": "norm/*", "schedule": LONG}]},
+            "optimizer.cases.0.schedule.warmup",
+        ),
     ],
 )
 def test_mistakes_name_their_schedule(optimizer, key):

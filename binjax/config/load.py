@@ -81,11 +81,13 @@ def fast(config: Config) -> Config:
 def _without_warmup(section: Any) -> Any:
     """The optimizer's section with schedules that begin at their full rate."""
     update: dict[str, Any] = {}
-    for key in ("schedule", "gamma_schedule"):
+    for key in ("schedule", "gamma_schedule", "threshold_schedule"):
         if getattr(getattr(section, key, None), "warmup_epochs", 0):
             update[key] = getattr(section, key).model_copy(update={"warmup_epochs": 0})
     if getattr(section, "others", None) is not None:
         update["others"] = _without_warmup(section.others)
+    if getattr(section, "cases", None):
+        update["cases"] = tuple(_without_warmup(case) for case in section.cases)
     return section.model_copy(update=update)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers, schedules, and which parameters they are for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from binjax.config.section import Listed, NonNegative, Positive, Rate, Section, Share
+
+Decay = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConstantSchedule(Section):
@@ -49,6 +51,8 @@ class PiecewiseSchedule(Section):
     """ascending, the first is 0"""
     rates: Listed[Rate]
     """one for each"""
+    weight_decays: Listed[Decay] | None = None
+    """one for each, in place of the rule's weight_decay; default that"""
     warmup_epochs: NonNegative = 0
     """of rising from zero along a line"""
 
@@ -91,9 +95,12 @@ Schedule = Annotated[
 
 class _Rule(Section):
     schedule: Schedule = ConstantSchedule()
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    decay_on: Literal["all", "kernels", "real", "binary"] = "kernels"
-    """parameters that decay: all, kernels, those of real layers, or latent weights"""
+    weight_decay: Decay = 0.0
+    decay_on: Listed[str] = ("kernels",)
+    """parameters that decay: all, kernels, those of real layers (real), latent weights (binary), or
+    patterns of paths such as "block1/conv/kernel", whose * stands for anything, / too"""
+    decay_except: Listed[str] | None = None
+    """of these, parameters that do not, in the same words; default none"""
 
 
 class AdamRule(_Rule):
@@ -131,14 +138,42 @@ class ShiftAdaMaxRule(_Rule):
 Rule = Annotated[AdamRule | SgdRule | ShiftAdaMaxRule, Field(discriminator="kind")]
 
 
-class _Latent(Section):
+class _Case(Section):
+    match: Listed[str]
+    """parameters it trains in place of the main rule, in the words of decay_on"""
+
+
+class AdamCase(_Case, AdamRule):
+    """Adam (optax)."""
+
+
+class SgdCase(_Case, SgdRule):
+    """Stochastic gradient descent with momentum (optax)."""
+
+
+class ShiftAdaMaxCase(_Case, ShiftAdaMaxRule):
+    """Shift-based AdaMax; ``variant = "torch"`` rounds its state as the Torch code does."""
+
+
+Case = Annotated[AdamCase | SgdCase | ShiftAdaMaxCase, Field(discriminator="kind")]
+
+
+class _Whole(Section):
+    clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """gradients of all parameters together, whichever rule trains them, are scaled down to this L2
+    norm, before anything else; 0: never"""
+    cases: Listed[Case] | None = None
+    """rules of their own for parameters chosen by name, each for at most one; default none"""
+
+
+class _Latent(_Whole):
     glorot_scale: Literal["none", "exact", "power_of_two"] = "none"
     """multiply updates of binary weights by 1/sqrt(1.5/(fan_in + fan_out))"""
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """latent weights stay in [-clip, clip], beyond which most quantizers pass no gradient; 0:
     anywhere"""
     others: Rule | None = None
-    """what trains all other parameters than latent weights; default the same"""
+    """what trains other parameters than latent weights that no case claims; default the same"""
 
 
 class Adam(_Latent, AdamRule):
@@ -153,12 +188,13 @@ class ShiftAdaMax(_Latent, ShiftAdaMaxRule):
     """Shift-based AdaMax; ``variant = "torch"`` rounds its state as the Torch code does."""
 
 
-class Bop(Section):
+class Bop(_Whole):
     """Flips ±1 weights without latent ones (Bop); another optimizer trains the other parameters."""
 
     kind: Literal["bop"] = "bop"
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-8
     """a weight flips when its averaged gradient agrees with it by more"""
+    threshold_schedule: Schedule = ConstantSchedule()
     gamma: Annotated[float, Field(gt=0, le=1)] = 1e-4
     """rate of the average"""
     gamma_schedule: Schedule = ConstantSchedule()
@@ -169,7 +205,7 @@ class Bop(Section):
     unbiased: bool = False
     """correct for averages that begin at zero (order 2)"""
     others: Rule = AdamRule()
-    """what trains the other parameters"""
+    """what trains the other parameters that no case claims"""
 
     @property
     def learning_rate(self) -> float:

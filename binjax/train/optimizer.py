@@ -1,7 +1,9 @@
-"""The optimizer chain and learning-rate schedule that a config asks for."""
+"""The optimizer chain that a config asks for."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +16,11 @@ from binjax.config import ConfigError, optimizers
 from binjax.layers import BinaryWeight, Progress
 from binjax.layers.base import BinaryLayer
 from binjax.layers.quantize import name_of
+from binjax.optim.cases import Owner
 from binjax.ste import precision
+from binjax.train.rules import make_rule
+from binjax.train.schedules import make_rate, refuse_decays
+from binjax.train.selection import chosen, named
 
 _FAR = 100.0
 
@@ -25,64 +31,11 @@ def make_schedule(
     """Learning rate as a function of the step.
 
     Raises:
-        ConfigError: a piecewise schedule whose epochs and rates do not go together, a warm-up
-            longer than the training.
+        ConfigError: see :func:`binjax.train.schedules.make_rate`.
     """
     others = isinstance(options, optimizers.Bop)  # it has no learning rate of its own
     key = "optimizer.others.schedule" if others else "optimizer.schedule"
-    return _scheduled(key, options.learning_rate, options.schedule, epochs, steps_per_epoch)
-
-
-def _scheduled(
-    key: str, rate: float, schedule: optimizers.Schedule, epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
-    warmup = getattr(schedule, "warmup_epochs", 0)
-    if warmup >= epochs > 0 and warmup > 0:
-        raise ConfigError(f"{key}.warmup_epochs: {warmup} leave nothing of {epochs} epochs")
-    rises = warmup * steps_per_epoch
-    then = _behind_warmup(key, rate, schedule, epochs, steps_per_epoch, rises)
-    if warmup == 0:
-        return then
-    rise = optax.linear_schedule(0, then(rises), rises)
-    return lambda step: jnp.where(step < rises, rise(step), then(step))
-
-
-def _behind_warmup(
-    key: str,
-    rate: float,
-    schedule: optimizers.Schedule,
-    epochs: int,
-    steps_per_epoch: int,
-    rises: int,
-) -> optax.Schedule:
-    steps = epochs * steps_per_epoch
-    match schedule:
-        case optimizers.ConstantSchedule():
-            return optax.constant_schedule(rate)
-        case optimizers.ExponentialSchedule():
-            return optim.exponential_epoch_decay(rate, schedule.end, epochs, steps_per_epoch)
-        case optimizers.ShiftSchedule():
-            return optim.shift_decay(rate, schedule.every_epochs * steps_per_epoch)
-        case optimizers.StepSchedule():
-            every = schedule.every_epochs * steps_per_epoch
-            return optax.exponential_decay(rate, every, schedule.factor, staircase=True)
-        case optimizers.PiecewiseSchedule():
-            boundaries = [epoch * steps_per_epoch for epoch in schedule.epochs]
-            try:
-                return optim.piecewise(boundaries, schedule.rates)
-            except ValueError:
-                raise ConfigError(
-                    f"{key}: epochs {list(schedule.epochs)} must ascend from 0, one "
-                    f"for each of {len(schedule.rates)} rates"
-                ) from None
-        case optimizers.LinearSchedule():
-            return optax.linear_schedule(rate, 0, steps - rises, rises)
-        case optimizers.CosineSchedule():
-            fall = optax.cosine_decay_schedule(rate, max(steps - rises, 1))
-            return lambda step: fall(jnp.maximum(step - rises, 0))
-        case optimizers.InverseTimeSchedule():
-            decay = schedule.decay
-            return lambda step: rate / (1 + decay * step)
+    return make_rate(key, options.learning_rate, options.schedule, epochs, steps_per_epoch)
 
 
 def make_optimizer(
@@ -91,109 +44,104 @@ def make_optimizer(
     epochs: int,
     steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-    """The rule, the Glorot scale on binary weights if asked for, clipping last; or two rules.
+    """The gradients' norm clipped, the rules, what latent weights need; the parts asked for.
+
+    Parameters that a case claims are trained by its rule, all others by the main one or by the two,
+    that of binary weights and ``others``. Latent weights are scaled and clipped behind their rule,
+    whichever it is.
 
     Args:
         options: the config's section.
         model: what it trains; may be abstract.
         epochs, steps_per_epoch: of the whole training, for schedules.
+
+    Raises:
+        ConfigError: a schedule or weight decay that makes no sense, a pattern that matches no
+            parameter, a parameter that two cases claim, a case that claims none.
     """
-    schedule = make_schedule(options, epochs, steps_per_epoch)
-    others = options.others
-    if others is None:
-        assert not isinstance(options, optimizers.Bop)
-        return _latent(options, schedule, model)
-    key = "optimizer.others.schedule"
-    real = _scheduled(key, others.learning_rate, others.schedule, epochs, steps_per_epoch)
-    binary = optim.variable_mask(model, BinaryWeight)
-    return optax.chain(
-        optax.masked(_binary_rule(options, schedule, model, epochs, steps_per_epoch), binary),
-        optax.masked(_rule(others, real, model), jax.tree.map(lambda flag: not flag, binary)),
-    )
+    cases, behind = options.cases or (), _behind(options, model)
+    transform = _main_rule(options, model, epochs, steps_per_epoch, () if cases else behind)
+    if options.others is not None:
+        binary = optim.variable_mask(model, BinaryWeight)
+        key = "optimizer.others"
+        others = make_rule(key, options.others, model, epochs, steps_per_epoch)
+        transform = optax.chain(
+            optax.masked(transform, binary),
+            optax.masked(others, jax.tree.map(lambda flag: not flag, binary)),
+        )
+    if cases:
+        owners = {
+            f"case{i}": _owner(
+                f"optimizer.cases.{i}", case, options, model, epochs, steps_per_epoch
+            )
+            for i, case in enumerate(cases)
+        }
+        transform = optax.chain(_partition(model, owners, transform), *behind)
+    if options.clip_norm:
+        transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
+    return transform
 
 
-def _binary_rule(
+def _owner(
+    key: str,
+    case: optimizers.Case,
     options: optimizers.Optimizer,
-    schedule: optax.Schedule,
     model: nnx.Module,
     epochs: int,
     steps_per_epoch: int,
+) -> tuple[Owner, optax.GradientTransformation]:
+    claimed = named(f"{key}.match", case.match, model)
+    latent = [path for path, variable in claimed if isinstance(variable, BinaryWeight)]
+    if latent and isinstance(options, optimizers.Bop):
+        raise ConfigError(f"{key}.match: claims {latent[0]}, whose weights Bop flips; leave it out")
+    rule = make_rule(key, case, model, epochs, steps_per_epoch)
+    return functools.partial(chosen, case.match), rule
+
+
+def _partition(
+    model: nnx.Module,
+    owners: dict[str, tuple[Owner, optax.GradientTransformation]],
+    main: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    try:
+        return optim.partition(model, owners, main)
+    except ValueError as error:
+        message = str(error).removeprefix("partition: ")
+        raise ConfigError(f"optimizer.cases: {message}") from None
+
+
+def _main_rule(
+    options: optimizers.Optimizer,
+    model: nnx.Module,
+    epochs: int,
+    steps_per_epoch: int,
+    behind: Sequence[optax.GradientTransformation],
 ) -> optax.GradientTransformation:
     if not isinstance(options, optimizers.Bop):
-        return _latent(options, schedule, model)
-    key = "optimizer.gamma_schedule"
-    gamma = _scheduled(key, options.gamma, options.gamma_schedule, epochs, steps_per_epoch)
+        rule = make_rule("optimizer", options, model, epochs, steps_per_epoch)
+        return optax.chain(rule, *behind)
+    found = []
+    for name in ("threshold", "gamma"):
+        key, schedule = f"optimizer.{name}_schedule", getattr(options, f"{name}_schedule")
+        refuse_decays(key, schedule)
+        found.append(make_rate(key, getattr(options, name), schedule, epochs, steps_per_epoch))
+    threshold, gamma = found
     if options.order == 1:
-        return optim.bop(options.threshold, gamma)
-    return optim.second_order_bop(
-        options.threshold, gamma, options.sigma, unbiased=options.unbiased
-    )
+        return optim.bop(threshold, gamma)
+    return optim.second_order_bop(threshold, gamma, options.sigma, unbiased=options.unbiased)
 
 
-def _latent(
-    options: optimizers.Adam | optimizers.Sgd | optimizers.ShiftAdaMax,
-    schedule: optax.Schedule,
-    model: nnx.Module,
-) -> optax.GradientTransformation:
+def _behind(options: optimizers.Optimizer, model: nnx.Module) -> list[optax.GradientTransformation]:
+    if isinstance(options, optimizers.Bop):
+        return []
     mask = optim.variable_mask(model, BinaryWeight)
-    chain = [_rule(options, schedule, model)]
+    chain = []
     if options.glorot_scale != "none":
         power_of_two = options.glorot_scale == "power_of_two"
         chain.append(optim.scale_by_glorot(mask, power_of_two=power_of_two))
     if options.clip:
         chain.append(optim.clip_latent(options.clip, mask))
-    return optax.chain(*chain)
-
-
-def _rule(
-    options: optimizers.AdamRule | optimizers.SgdRule | optimizers.ShiftAdaMaxRule,
-    schedule: optax.Schedule,
-    model: nnx.Module,
-) -> optax.GradientTransformation:
-    match options:
-        case optimizers.AdamRule():
-            rule = optax.adam(schedule, options.b1, options.b2, options.eps)
-        case optimizers.SgdRule():
-            rule = optax.sgd(schedule, options.momentum, options.nesterov)
-        case optimizers.ShiftAdaMaxRule():
-            rule = optim.shift_adamax(
-                schedule, options.b1, options.b2, options.eps, options.variant
-            )
-    if not options.weight_decay:
-        return rule
-    decaying = decay_mask(model, options.decay_on)
-    if isinstance(options, optimizers.AdamRule) and options.decay == "decoupled":
-        return optax.adamw(
-            schedule,
-            options.b1,
-            options.b2,
-            options.eps,
-            weight_decay=options.weight_decay,
-            mask=decaying,
-        )
-    return optax.chain(optax.add_decayed_weights(options.weight_decay, decaying), rule)
-
-
-def decay_mask(model: nnx.Module, which: str) -> dict[str, Any]:
-    """Which parameters decay: a plain dict of bools.
-
-    Args:
-        model: may be abstract.
-        which: ``"all"``; ``"kernels"``, of two axes or more; of these those of real layers,
-            ``"real"``, or latent weights, ``"binary"`` (Liu et al. 2021, "How do Adam and training
-            strategies help BNNs optimization", §4.2, lets latent weights free in their last stage).
-    """
-
-    def decays(variable: nnx.Variable[Any]) -> bool:
-        kernel = bool(variable.ndim >= 2)
-        binary = isinstance(variable, BinaryWeight)
-        return {"all": True, "kernels": kernel, "real": kernel and not binary, "binary": binary}[
-            which
-        ]
-
-    params = nnx.state(model, nnx.Param)
-    flags = jax.tree.map(decays, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    return nnx.to_pure_dict(flags)
+    return chain
 
 
 def free_weights_warning(options: optimizers.Optimizer, model: nnx.Module) -> str | None:

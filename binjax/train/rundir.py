@@ -217,6 +217,8 @@ def _depends_on_epochs(config: Config) -> bool:
     parts = [
         optimizer.schedule,
         getattr(optimizer, "gamma_schedule", None),
+        getattr(optimizer, "threshold_schedule", None),
+        *(case.schedule for case in optimizer.cases or ()),
         getattr(optimizer.others, "schedule", None),
         getattr(model, "input_quantizer", None),
         getattr(model, "kernel_quantizer", None),
