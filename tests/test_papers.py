@@ -4,12 +4,15 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from binjax import config
 from binjax.layers.base import BinaryLayer
+from binjax.train.optimizer import make_optimizer
+from binjax.train.selection import select
 from binjax.train.task import make_model, make_task
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -33,6 +36,32 @@ def test_configs_build(path):
     shape = (224, 224, 3) if path in ZOO else shape
     model = nnx.eval_shape(lambda: make_model(loaded, shape, 10, nnx.Rngs(0)))
     assert any(isinstance(module, BinaryLayer) for _, module in nnx.iter_modules(model))
+    make_optimizer(loaded.optimizer, model, loaded.epochs, 10)  # patterns that match, one owner
+
+
+SHIFTS = {"conv/kernel", "input_quantizer/bias", "before/bias", "behind/bias"}
+GATED = {"body/kernel", "reduce/kernel", "expand/kernel", "conv/kernel"}
+GROUPS = {
+    "bnext_t": {"conv/kernel", "reduce/kernel", "expand/kernel", "move/bias", "spatial/share"}
+    | {"left/share", "right/share", "pointwise/share"},
+    "reactnet_a_1_activations": SHIFTS,
+    "reactnet18_1_activations": SHIFTS,
+    "real_to_binary_3_activations": GATED,
+    "real_to_binary_baseline_1_activations": {"conv/kernel", *(f"factors/{i}" for i in range(3))},
+}
+
+
+@pytest.mark.parametrize("stem", GROUPS)
+def test_groups_that_decay(stem):
+    """Last two parts of the paths; in BNext's they are the group of the small decay."""
+    loaded = config.load(ROOT / "zoo" / f"{stem}.toml")
+    model = nnx.eval_shape(lambda: make_model(loaded, (32, 32, 3), 10, nnx.Rngs(0)))
+    rule = loaded.optimizer
+    words = rule.cases[0].match if rule.cases else rule.decay_on
+    flags = select("it", words, model, rule.decay_except or ())
+    leaves = jax.tree_util.tree_leaves_with_path(flags)
+    paths = {jax.tree_util.keystr(p, simple=True, separator="/") for p, flag in leaves if flag}
+    assert {"/".join(path.split("/")[-2:]) for path in paths} == GROUPS[stem]
 
 
 def train(loaded, steps=3):
