@@ -195,6 +195,17 @@ def test_each_parameter_has_its_rule(others):
     np.testing.assert_allclose(start + found["dense/kernel"], -1, atol=1e-6)
 
 
+def test_cases_beside_bop():
+    rule = {"kind": "sgd", "momentum": 0.0}
+    case = {**rule, "match": "norm/*", "learning_rate": 2.0}
+    options = {"kind": "bop", "others": {**rule, "learning_rate": 1.0}, "cases": [case]}
+    found = steps_of({**options, "threshold": 0.0, "gamma": 1.0}, 0.5)
+    np.testing.assert_array_equal(found["norm/scale"], -1)
+    np.testing.assert_array_equal(found["stem/kernel"], -0.5)
+    start = np.asarray(split(network())[1]["dense"]["kernel"])
+    np.testing.assert_allclose(start + found["dense/kernel"], -1, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("main", "matches", "message"),
     [

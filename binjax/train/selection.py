@@ -35,8 +35,9 @@ def chosen(words: Sequence[str], path: str, variable: nnx.Variable[Any]) -> bool
 
     Args:
         words: ``"all"``; ``"kernels"``, of two axes or more; of these those of real layers,
-            ``"real"``, or latent weights, ``"binary"``; or patterns of paths, whose ``*`` stands
-            for any characters, ``/`` too.
+            ``"real"``, or latent weights, ``"binary"`` (Liu et al. 2021, "How do Adam and training
+            strategies help BNNs optimization", §4.2, lets these free in their last stage); or
+            patterns of paths, whose ``*`` stands for any characters, ``/`` too.
         path: such as ``"block1/conv/kernel"``.
         variable: the parameter; may be abstract.
     """
