@@ -14,6 +14,7 @@ from binjax.ste import (
     Factors,
     adabin_weights,
     center,
+    check_autodiff,
     ede,
     factors_of,
     libra_pb,
@@ -43,11 +44,11 @@ class _Annealed(nnx.Module):
 
     bits = 1
 
-    def __init__(self, n: int, *, t_min: float, t_max: float):
+    def __init__(self, n: int, *, t_min: float, t_max: float, autodiff: Autodiff):
         del n
         if not 0 < t_min <= t_max:
             raise ValueError(f"t_min is {t_min} and t_max {t_max}; wanted 0 < t_min <= t_max")
-        self.t_min, self.t_max = t_min, t_max
+        self.t_min, self.t_max, self.autodiff = t_min, t_max, check_autodiff(autodiff)
         self.progress = Progress(jnp.zeros([]))
 
     def sharpness(self) -> tuple[jax.Array, jax.Array]:
@@ -62,13 +63,15 @@ class EDE(_Annealed):
     Qin et al. 2020, eqs. 14-15.
     """
 
-    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
-        super().__init__(n, t_min=t_min, t_max=t_max)
+    def __init__(
+        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+    ):
+        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """±1 of x's shape and dtype."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
-        return ede(x, t, k, autodiff=autodiff)
+        return ede(x, t, k, autodiff=autodiff or self.autodiff)
 
 
 class RBNN(_Annealed):
@@ -77,36 +80,40 @@ class RBNN(_Annealed):
     Lin et al. 2020, eqs. 16-18. The rotation of that paper is not part of it.
     """
 
-    def __init__(self, n: int, *, t_min: float = 0.01, t_max: float = 10.0):
-        super().__init__(n, t_min=t_min, t_max=t_max)
+    def __init__(
+        self, n: int, *, t_min: float = 0.01, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+    ):
+        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """±1 of x's shape and dtype."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
-        return rbnn(x, t, k, autodiff=autodiff)
+        return rbnn(x, t, k, autodiff=autodiff or self.autodiff)
 
 
 class LibraPB(_Annealed):
     """IR-Net's weights: :func:`binjax.ste.libra_pb`, annealed as :class:`EDE`."""
 
-    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
-        super().__init__(n, t_min=t_min, t_max=t_max)
+    def __init__(
+        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+    ):
+        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
-    def factors(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> Factors:
+    def factors(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> Factors:
         """Signs of x's shape and the scale ``[n_out]``."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
         split = factors_of(libra_pb)
         assert split is not None
-        return split(x, t, k, autodiff=autodiff)
+        return split(x, t, k, autodiff=autodiff or self.autodiff)
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """X, standardized."""
         return standardize(x)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """The product of both."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
-        return libra_pb(x, t, k, autodiff=autodiff)
+        return libra_pb(x, t, k, autodiff=autodiff or self.autodiff)
 
 
 class AdaBinWeights(_Annealed):
@@ -114,17 +121,19 @@ class AdaBinWeights(_Annealed):
 
     signs = False
 
-    def __init__(self, n: int, *, t_min: float = 0.1, t_max: float = 10.0):
-        super().__init__(n, t_min=t_min, t_max=t_max)
+    def __init__(
+        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+    ):
+        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """X less its channel's mean."""
         return center(x)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """Two values per output channel, of x's shape and dtype."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
-        return adabin_weights(x, t, k, autodiff=autodiff)
+        return adabin_weights(x, t, k, autodiff=autodiff or self.autodiff)
 
 
 class ReCU(nnx.Module):
@@ -138,13 +147,15 @@ class ReCU(nnx.Module):
 
     bits = 1
 
-    def __init__(self, n: int, *, tau_min: float = 0.85, tau_max: float = 0.99):
+    def __init__(
+        self, n: int, *, tau_min: float = 0.85, tau_max: float = 0.99, autodiff: Autodiff = "vjp"
+    ):
         del n
         if not 0.5 < tau_min <= tau_max < 1:
             raise ValueError(
                 f"tau_min is {tau_min} and tau_max {tau_max}; wanted .5 < tau_min <= tau_max < 1"
             )
-        self.tau_min, self.tau_max = tau_min, tau_max
+        self.tau_min, self.tau_max, self.autodiff = tau_min, tau_max, check_autodiff(autodiff)
         self.progress = Progress(jnp.zeros([]))
 
     def tau(self) -> jax.Array:
@@ -156,9 +167,9 @@ class ReCU(nnx.Module):
         """X, standardized."""
         return standardize(x)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """±1 of x's shape and dtype."""
-        return recu(x, self.tau(), autodiff=autodiff)
+        return recu(x, self.tau(), autodiff=autodiff or self.autodiff)
 
 
 class ProgressiveSign(nnx.Module):
@@ -181,21 +192,23 @@ class ProgressiveSign(nnx.Module):
     bits = 1
     signs = False
 
-    def __init__(self, n: int, *, t_end: float = 1e-7, until: float = 0.3):
+    def __init__(
+        self, n: int, *, t_end: float = 1e-7, until: float = 0.3, autodiff: Autodiff = "vjp"
+    ):
         del n
         if not (0 < t_end < 1 and 0 < until <= 1):
             raise ValueError(
                 f"t_end is {t_end} and until {until}; wanted 0 < t_end < 1 and 0 < until <= 1"
             )
-        self.t_end, self.until = t_end, until
+        self.t_end, self.until, self.autodiff = t_end, until, check_autodiff(autodiff)
         self.progress = Progress(jnp.zeros([]))
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """X itself."""
         return x
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """Within [-1, 1], of x's shape and dtype."""
         share = self.progress[...] / self.until
         temperature = jnp.where(share < 1, self.t_end**share, 0).astype(x.dtype)
-        return progressive_sign(x, temperature, autodiff=autodiff)
+        return progressive_sign(x, temperature, autodiff=autodiff or self.autodiff)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from binjax.layers.activation import check_last
 from binjax.layers.annealed import EDE, RBNN, AdaBinWeights, LibraPB, ProgressiveSign, ReCU
 from binjax.ste import (
     QUANTIZERS,
@@ -18,6 +19,7 @@ from binjax.ste import (
     Quantizer,
     Stochastic,
     center,
+    check_autodiff,
     mean_magnitude,
     standardize,
 )
@@ -37,17 +39,18 @@ class RSign(nnx.Module):
 
     bits = 1
 
-    def __init__(self, n: int, *, sign: Sign = "approx_sign"):
-        self.sign = _sign(sign)
+    def __init__(self, n: int, *, sign: Sign = "approx_sign", autodiff: Autodiff = "vjp"):
+        self.sign, self.autodiff = _sign(sign), check_autodiff(autodiff)
         self.bias = nnx.Param(jnp.zeros(n))
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """``x + bias``."""
+        check_last("RSign", x, self.bias.shape[0])
         return x + self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """±1 of x's shape and dtype."""
-        return self.sign(self.sign_input(x), autodiff=autodiff)
+        return self.sign(self.sign_input(x), autodiff=autodiff or self.autodiff)
 
 
 class AdaBinActivations(nnx.Module):
@@ -64,19 +67,19 @@ class AdaBinActivations(nnx.Module):
     bits = 1
     signs = False
 
-    def __init__(self, n: int, *, sign: Sign = "approx_sign"):
+    def __init__(self, n: int, *, sign: Sign = "approx_sign", autodiff: Autodiff = "vjp"):
         del n
-        self.sign = _sign(sign)
+        self.sign, self.autodiff = _sign(sign), check_autodiff(autodiff)
         self.alpha, self.beta = nnx.Param(jnp.ones([])), nnx.Param(jnp.zeros([]))
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """``(x - beta)/alpha``."""
         return (x - self.beta[...].astype(x.dtype)) / self.alpha[...].astype(x.dtype)
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """Of x's shape and dtype."""
         alpha, beta = self.alpha[...].astype(x.dtype), self.beta[...].astype(x.dtype)
-        return alpha * self.sign(self.sign_input(x), autodiff=autodiff) + beta
+        return alpha * self.sign(self.sign_input(x), autodiff=autodiff or self.autodiff) + beta
 
 
 class ScaledSign(nnx.Module):
@@ -101,10 +104,12 @@ class ScaledSign(nnx.Module):
         sign: Sign = "ste_sign",
         prepare: Prepare = "none",
         scale: Scale = "none",
+        autodiff: Autodiff = "vjp",
     ):
         _choose("prepare", prepare, Prepare)
         _choose("scale", scale, Scale)
         self.sign, self.prepare, self.scale = _sign(sign), prepare, scale
+        self.autodiff = check_autodiff(autodiff)
         self.factor = nnx.Param(jnp.ones(n)) if scale == "learned" else None
 
     def sign_input(self, x: jax.Array) -> jax.Array:
@@ -113,20 +118,21 @@ class ScaledSign(nnx.Module):
             return x
         return center(x) if self.prepare == "center" else standardize(x)
 
-    def factors(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> Factors:
+    def factors(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> Factors:
         """Signs of x's shape and the scale ``[n_out]``, or the scalar 1."""
         x = self.sign_input(x)
-        signs = self.sign(x, autodiff=autodiff)
+        signs = self.sign(x, autodiff=autodiff or self.autodiff)
         if self.factor is not None:
+            check_last("ScaledSign", x, self.factor.shape[0])
             return Factors(signs, self.factor[...].astype(x.dtype))
         if self.scale == "none":
             return Factors(signs, jnp.ones([], x.dtype))
         mean = jax.lax.stop_gradient(mean_magnitude(x))
         return Factors(signs, mean if self.scale == "mean" else jnp.exp2(jnp.round(jnp.log2(mean))))
 
-    def __call__(self, x: jax.Array, *, autodiff: Autodiff = "vjp") -> jax.Array:
+    def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """The product of both."""
-        signs, scale = self.factors(x, autodiff=autodiff)
+        signs, scale = self.factors(x, autodiff=autodiff or self.autodiff)
         return signs * scale.reshape((1,) * (signs.ndim - 1) + (-1,))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,7 +43,9 @@ def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochasti
     options = {key: None if value == "none" else value for key, value in quantizer.items()}
     name = str(options.pop("kind", None))
     if name in QUANTIZER_MODULES:
-        module: Quantizer = _made(name, functools.partial(QUANTIZER_MODULES[name], n, **options))
+        kind = QUANTIZER_MODULES[name]
+        _check_options(name, kind, options)
+        module: Quantizer = _made(name, functools.partial(kind, n, **options))
         return module
     if name not in QUANTIZERS:
         known = [*QUANTIZERS, *QUANTIZER_MODULES]
@@ -52,12 +55,26 @@ def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochasti
     found = QUANTIZERS[name]
     if not options:
         return found
-    if isinstance(found, Stochastic):
-        raise ValueError(f"quantizer {name!r} has no parameters, got {', '.join(options)}")
-    bound = functools.partial(found, **options)
+    evaluation = found.evaluation if isinstance(found, Stochastic) else found
+    _check_options(name, found.training if isinstance(found, Stochastic) else found, options)
+    bound = functools.partial(evaluation, **options)
     like = jax.ShapeDtypeStruct((2, n), jnp.float32)
     _made(name, lambda: jax.eval_shape(bound, like))
+    if isinstance(found, Stochastic):
+        training = functools.partial(found.training, **options)
+        return Stochastic(training, bound, found.bits)
     return bound
+
+
+def _check_options(name: str, quantizer: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    made = quantizer.__init__ if isinstance(quantizer, type) else quantizer  # type: ignore[misc]
+    parameters = inspect.signature(made).parameters
+    known = [key for key, p in parameters.items() if p.default is not inspect.Parameter.empty]
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise ValueError(f"quantizer {name!r} has no parameter {key!r}; {hint}")
 
 
 def _made(name: str, make: Callable[[], Any]) -> Any:
@@ -92,6 +109,8 @@ def quantize(
 
 def name_of(quantizer: Quantizer | Stochastic | None) -> str:
     """What a message calls a resolved quantizer."""
+    if isinstance(quantizer, Stochastic) and isinstance(quantizer.training, functools.partial):
+        quantizer = quantizer.training
     if isinstance(quantizer, functools.partial):
         given = ", ".join(f"{name}={value!r}" for name, value in quantizer.keywords.items())
         return f"{name_of(quantizer.func)}({given})"

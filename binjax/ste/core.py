@@ -6,10 +6,12 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 Autodiff = Literal["vjp", "jvp"]
@@ -182,13 +184,20 @@ def elementwise(
     def quantizer(x: ArrayLike, *params: Any, autodiff: Autodiff = "vjp") -> jax.Array:
         x = floating("a quantizer", x)
         params = tuple(jnp.asarray(p, x.dtype) if isinstance(p, int | float) else p for p in params)
-        if autodiff == "vjp":
-            return reverse(x, *params)
-        if autodiff == "jvp":
-            return both(x, *params)
-        raise ValueError(f'autodiff is "vjp" or "jvp", not {autodiff!r}')
+        return (reverse if check_autodiff(autodiff) == "vjp" else both)(x, *params)
 
     return quantizer
+
+
+def check_autodiff(autodiff: Autodiff) -> Autodiff:
+    """The rule itself, if there is one of that name; some quantizers have one for both.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if autodiff not in get_args(Autodiff):
+        raise ValueError(f'autodiff is "vjp" or "jvp", not {autodiff!r}')
+    return autodiff
 
 
 def floating(name: str, x: ArrayLike) -> jax.Array:
@@ -207,9 +216,33 @@ def limit_of(name: str, clip_value: float | None) -> float:
     """
     if clip_value is None:
         return math.inf
-    if isinstance(clip_value, int | float) and not clip_value >= 0:
-        raise ValueError(f"{name}: clip_value is {clip_value}, must not be negative")
+    check_number(name, "clip_value", clip_value, lambda limit: limit >= 0, "0 or more, or None")
     return clip_value
+
+
+def check_number(
+    name: str, what: str, value: Any, holds: Callable[[Any], bool], wanted: str
+) -> None:
+    """Refuse an argument that is no number, or one that does not hold; arrays pass.
+
+    Raises:
+        ValueError: by name, with what is wanted.
+    """
+    if isinstance(value, jax.Array | np.ndarray):  # perhaps traced
+        return
+    if not isinstance(value, Real) or not holds(value):
+        raise ValueError(f"{name}: {what} is {value!r}, must be {wanted}")
+
+
+def check_whole(name: str, what: str, value: Any, least: int, most: float = math.inf) -> None:
+    """Refuse an argument that is no integer, or none from ``least`` to ``most``.
+
+    Raises:
+        ValueError: by name, with what is wanted.
+    """
+    if not isinstance(value, Integral) or not least <= int(value) <= most:
+        wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
+        raise ValueError(f"{name}: {what} is {value!r}, must be an integer, {wanted}")
 
 
 def where_inside(inside: jax.Array, g: jax.Array) -> jax.Array:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from binjax.ste.core import Autodiff, declare, elementwise, floating, limit_of, where_inside
+from binjax.ste.core import (
+    Autodiff,
+    check_autodiff,
+    check_number,
+    check_whole,
+    declare,
+    elementwise,
+    floating,
+    limit_of,
+    where_inside,
+)
 from binjax.ste.signs import positive, sign
 
 Mode = Literal["activations", "weights"]
@@ -49,8 +60,9 @@ def ste_tern(
         ValueError: a negative threshold or clip_value.
     """
     x = floating("ste_tern", x)
-    if threshold_value < 0:
-        raise ValueError(f"ste_tern: threshold_value is {threshold_value}, must not be negative")
+    check_number(
+        "ste_tern", "threshold_value", threshold_value, lambda t: 0 <= t < math.inf, "0 or more"
+    )
     threshold = jnp.asarray(threshold_value, x.dtype)
     if ternary_weight_networks:
         wide = jnp.mean(jnp.abs(x), dtype=jnp.promote_types(x.dtype, jnp.float32))
@@ -60,7 +72,9 @@ def ste_tern(
 
 
 def _to_levels(x: jax.Array, n: jax.Array) -> jax.Array:
-    return jnp.round(jnp.clip(x, 0, 1) * n) / n
+    levels = jnp.round(jnp.clip(x, 0, 1) * n)
+    # No level is above n. XLA multiplies by 1/n where it knows the divisor: an ulp off.
+    return levels / jnp.maximum(levels, n)
 
 
 _unit_levels = elementwise(
@@ -93,8 +107,7 @@ def dorefa(
         ValueError: ``k_bit`` out of range, unknown mode.
     """
     x = floating("dorefa", x)
-    if not 1 <= k_bit <= _LARGEST_K:
-        raise ValueError(f"dorefa: k_bit is {k_bit}, must be 1 to {_LARGEST_K}")
+    check_whole("dorefa", "k_bit", k_bit, 1, _LARGEST_K)
     if mode not in ("activations", "weights"):
         raise ValueError(f'dorefa: mode is "activations" or "weights", not {mode!r}')
     if x.dtype.itemsize < 4:  # 2^k - 1 may be beyond a half precision number
@@ -117,12 +130,13 @@ def _inside_unit(z: jax.Array) -> jax.Array:
 
 
 @declare(bits=2)
-def absmean_ternary(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
+def absmean_ternary(x: ArrayLike, eps: float = 1e-5, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """``gamma·clip(round(x/(gamma + eps)), -1, 1)`` with ``gamma = mean |x|``; gradient ``g``.
 
     BitNet b1.58's weights (Ma et al. 2024, eqs. 1-3); halves round to even.
     """
     x = floating("absmean_ternary", x)
+    check_autodiff(autodiff)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     gamma = jnp.mean(jnp.abs(wide))
     value = gamma * jnp.clip(jnp.round(wide / (gamma + eps)), -1, 1)
@@ -142,6 +156,8 @@ def absmax(
     per: Per = "tensor",
     positive: bool = False,
     eps: float = 1e-5,
+    *,
+    autodiff: Autodiff = "vjp",
 ) -> jax.Array:
     """k-bit values that reach up to the largest magnitude, as reals; gradient ``g``.
 
@@ -163,9 +179,8 @@ def absmax(
         ValueError: ``k_bit`` out of range, unknown ``per``.
     """
     x = floating("absmax", x)
-    least = 1 if positive else 2
-    if not least <= k_bit <= _LARGEST_K:
-        raise ValueError(f"absmax: k_bit is {k_bit}, must be {least} to {_LARGEST_K}")
+    check_autodiff(autodiff)
+    check_whole("absmax", "k_bit", k_bit, 1 if positive else 2, _LARGEST_K)
     if per not in get_args(Per):
         raise ValueError(f"absmax: per is {per!r}; choose {', '.join(map(repr, get_args(Per)))}")
     n = 2.0**k_bit - 1 if positive else 2.0 ** (k_bit - 1) - 1
@@ -178,12 +193,13 @@ def _sharing(per: Per, ndim: int) -> tuple[int, ...]:
 
 
 @declare(bits=8)
-def absmax_int8(x: ArrayLike, eps: float = 1e-5) -> jax.Array:
+def absmax_int8(x: ArrayLike, eps: float = 1e-5, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """8-bit values scaled by the largest of the last axis, as reals; gradient ``g``.
 
     :func:`absmax` per token: BitNet b1.58's activations (Ma et al. 2024, §2).
     """
     x = floating("absmax_int8", x)
+    check_autodiff(autodiff)
     return _up_to_the_largest(x, (x.ndim - 1,), 127.0, eps)
 
 

@@ -10,6 +10,9 @@ from jax.typing import ArrayLike
 
 from binjax.ste.core import (
     Autodiff,
+    check_autodiff,
+    check_number,
+    check_whole,
     declare,
     elementwise,
     floating,
@@ -136,8 +139,7 @@ def bounded_sign(x: ArrayLike, bound: float = 3.0, *, autodiff: Autodiff = "vjp"
     Raises:
         ValueError: a bound that is not positive.
     """
-    if not bound > 0:
-        raise ValueError(f"bounded_sign: bound is {bound}, must be positive")
+    check_number("bounded_sign", "bound", bound, _above_zero, "positive")
     return _bounded(x, bound, autodiff=autodiff)
 
 
@@ -156,8 +158,7 @@ def swish_sign(x: ArrayLike, beta: float = 5.0, *, autodiff: Autodiff = "vjp") -
     Raises:
         ValueError: a beta that is not positive.
     """
-    if isinstance(beta, int | float) and not beta > 0:
-        raise ValueError(f"swish_sign: beta is {beta}, must be positive")
+    check_number("swish_sign", "beta", beta, _above_zero, "positive")
     return _swish(x, beta, autodiff=autodiff)
 
 
@@ -187,8 +188,8 @@ def fourier(
     Raises:
         ValueError: fewer than one term, omega not positive.
     """
-    if terms < 1 or omega <= 0:
-        raise ValueError(f"fourier: terms is {terms} and omega {omega}; both must be positive")
+    check_whole("fourier", "terms", terms, 1)
+    check_number("fourier", "omega", omega, _above_zero, "positive")
     return _fourier(x, jnp.arange(terms), omega, autodiff=autodiff)
 
 
@@ -228,7 +229,8 @@ def progressive_sign(
         temperature: a number, not negative; it may be traced, see
             :class:`binjax.layers.ProgressiveSign`.
     """
-    return _progressive(x, temperature, autodiff=autodiff)
+    x = floating("progressive_sign", x)
+    return _progressive(x, jnp.asarray(temperature, x.dtype), autodiff=autodiff)
 
 
 def hard_tanh(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
@@ -273,12 +275,16 @@ def _noop_bits(precision: int = 32) -> int:
 
 
 @declare(bits=_noop_bits, signs=False)
-def noop(x: ArrayLike, precision: int = 32) -> jax.Array:
+def noop(x: ArrayLike, precision: int = 32, *, autodiff: Autodiff = "vjp") -> jax.Array:
     """Return x itself, counted as so many bits: no quantization.
 
     Raises:
         ValueError: a precision below 1.
     """
-    if precision < 1:
-        raise ValueError(f"noop: precision is {precision}, must be at least 1 bit")
+    check_whole("noop", "precision", precision, 1)
+    check_autodiff(autodiff)
     return jnp.asarray(x)
+
+
+def _above_zero(value: float) -> bool:
+    return 0 < value < math.inf
