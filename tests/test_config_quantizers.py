@@ -48,6 +48,36 @@ def test_parameters_and_defaults_are_the_functions(name):
     assert resolve_quantizer(section(**ours).model_dump(), 3) is not None
 
 
+@pytest.mark.parametrize(
+    ("key", "table", "message"),
+    [
+        (
+            "kernel",
+            {"kind": "ste_sign", "clip_value": -1},
+            ".clip_value: wants greater than 0 or 'n",
+        ),
+        (
+            "kernel",
+            {"kind": "recu", "tau_min": 0.95, "tau_max": 0.9},
+            ": tau_min 0.95 is above tau",
+        ),
+        ("input", {"kind": "ede", "t_min": 3.0, "t_max": 0.9}, ": t_min 3 is above t_max 0.9"),
+        ("kernel", {"kind": "absmax", "k_bit": 1}, ": k_bit is 1, which is for positive = true"),
+        (
+            "input",
+            "magnitude_aware_sign",
+            ".kind: 'magnitude_aware_sign' is a quantizer of kernels",
+        ),
+        ("kernel", "rsign", ".kind: 'rsign' is a quantizer of inputs only"),
+    ],
+)
+def test_mistakes_name_file_and_key(key, table, message):
+    with pytest.raises(ConfigError) as caught:
+        model({f"{key}_quantizer": table})
+    assert str(caught.value).startswith(f"it: model.{key}_quantizer{message}")
+    assert ";" not in str(caught.value).replace("true; give", "")
+
+
 def model(text, *overrides):
     table = {"model": {"kind": "mlp", **text}}
     settings = config.parse_overrides(overrides)
@@ -92,7 +122,7 @@ def test_resolved_configs_reload_equal(tmp_path):
         ),
         (
             {"kernel_quantizer": "stochastic_sign"},
-            "it: model.kernel_quantizer.kind: 'stochastic_sign' is not known here; did you mean",
+            "it: model.kernel_quantizer.kind: 'stochastic_sign' is a quantizer of inputs only",
         ),
         (
             {"input_quantizer": {"kind": "dorefa", "k_bit": 0}},

@@ -62,8 +62,7 @@ def validate(
         # By way of JSON, whose arrays a strict model takes as tuples; true and "12" are no numbers.
         return Config.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        problems = [explain(e, name, origin or {}) for e in error.errors()]
-        raise ConfigError("; ".join(dict.fromkeys(problems))) from None
+        raise ConfigError(explain(error.errors(), name, origin or {})) from None
 
 
 def fast(config: Config) -> Config:

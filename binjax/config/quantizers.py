@@ -5,9 +5,15 @@ A name alone stands for a quantizer with its defaults: ``input_quantizer = "ste_
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from binjax.config.section import Rate, Section
 
@@ -26,6 +32,17 @@ class QuantizerSection(Section):
         fields = type(self).model_fields
         given = {key: value for key, value in table.items() if value != fields[key].default}
         return {"kind": table["kind"], **given} if given else table["kind"]
+
+
+class _Sharpening(QuantizerSection):
+    t_min: Rate
+    t_max: Rate
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.t_min > self.t_max:
+            raise ValueError(f"t_min {self.t_min:g} is above t_max {self.t_max:g}")
+        return self
 
 
 class SteSign(QuantizerSection):
@@ -64,7 +81,7 @@ class Fourier(QuantizerSection):
     omega: Rate = 1.5707963267948966
 
 
-class Ede(QuantizerSection):
+class Ede(_Sharpening):
     """Sign whose gradient sharpens over the run (IR-Net)."""
 
     kind: Literal["ede"] = "ede"
@@ -72,7 +89,7 @@ class Ede(QuantizerSection):
     t_max: Rate = 10.0
 
 
-class Rbnn(QuantizerSection):
+class Rbnn(_Sharpening):
     """Sign whose triangular gradient sharpens over the run (RBNN)."""
 
     kind: Literal["rbnn"] = "rbnn"
@@ -107,6 +124,12 @@ class Absmax(QuantizerSection):
     """what shares a scale; kernels: channel"""
     positive: bool = False
     """values below 0 become 0"""
+
+    @model_validator(mode="after")
+    def _some_levels(self) -> Self:
+        if self.k_bit == 1 and not self.positive:
+            raise ValueError("k_bit is 1, which is for positive = true; give 2 to 16")
+        return self
 
 
 class Noop(QuantizerSection):
@@ -177,7 +200,7 @@ class XnorWeightScale(QuantizerSection):
     kind: Literal["xnor_weight_scale"] = "xnor_weight_scale"
 
 
-class LibraPb(QuantizerSection):
+class LibraPb(_Sharpening):
     """Sign of standardized weights times a power of two, annealed (IR-Net)."""
 
     kind: Literal["libra_pb"] = "libra_pb"
@@ -192,6 +215,12 @@ class Recu(QuantizerSection):
     tau_min: Tau = 0.85
     tau_max: Tau = 0.99
 
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.tau_min > self.tau_max:
+            raise ValueError(f"tau_min {self.tau_min} is above tau_max {self.tau_max}")
+        return self
+
 
 class ProgressiveSign(QuantizerSection):
     """Weights that become their signs as a temperature falls (BNext)."""
@@ -202,7 +231,7 @@ class ProgressiveSign(QuantizerSection):
     """share of the run after which they are"""
 
 
-class AdaBinWeights(QuantizerSection):
+class AdaBinWeights(_Sharpening):
     """Two values per channel, about its mean; the gradient sharpens over the run (AdaBin)."""
 
     kind: Literal["adabin_weights"] = "adabin_weights"
