@@ -1,6 +1,7 @@
 """Binary layers and normalization against numpy, on ±1 and in floating point."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from binjax.layers import (
     ShiftBatchNorm,
     capture,
     dropout,
+    quant,
 )
 
 Layer = Callable[..., jax.Array]
@@ -505,3 +507,41 @@ def test_capture_records_outputs_and_preactivations() -> None:
     assert set(recorded["dense2"]) == {"output", "preactivation"}
     np.testing.assert_array_equal(recorded["dense2"]["preactivation"], recorded["dense1"]["output"])
     np.testing.assert_array_equal(model(x), plain)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(BinaryConv, 3, 4, padding=1), 'padding is 1; choose "SAME", "VALID" or'),
+        (partial(BinaryConv, 3, 4, padding=None), 'padding is None; choose "SAME"'),
+        (partial(BinaryConv, 3, 4, groups="2"), "groups is '2', must be an integer"),
+        (partial(BinaryConv, "3", 4), "n_in is '3', must be an integer"),
+        (partial(BinaryConv, 3, 4, pad_value=None), "BinaryConv: pad_value is None, must be a"),
+        (partial(BinaryConv, 3, 4, pad_value=np.nan), "pad_value is nan, must be a finite number"),
+        (partial(BinaryDense, 2.5, 4), "BinaryDense: n_in is 2.5, must be an integer"),
+        (
+            partial(BinaryDense, 3, 4, dropout=None),
+            r"dropout: the rate is None, must be in \[0, 1\)",
+        ),
+    ],
+)
+def test_arguments_of_another_kind(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(rngs=nnx.Rngs(0))
+
+
+def test_numpy_integers_are_sizes():
+    three = np.int64(3)
+    rngs = nnx.Rngs(0)
+    conv = BinaryConv(three, three, (three, three), strides=(np.int32(1),) * 2, rngs=rngs)
+    ported = quant.QuantConv2D(3, 3, three, strides=np.int64(1), padding="same", rngs=rngs)
+    assert conv.kernel.shape == ported.kernel.shape == (3, 3, 3, 3)
+
+
+def test_nan_has_no_sign_to_multiply():
+    """Where values are there; under jit its sign bit counts."""
+    dense = BinaryDense(4, 3, rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 4)).at[1, 2].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"BinaryDense: x is NaN at \(1, 2\)"):
+        dense(x)
+    assert jnp.isnan(BinaryDense(4, 3, backend="float", rngs=nnx.Rngs(0))(x)).any()

@@ -475,3 +475,9 @@ def test_refusals(make, message):
 def test_options_that_mean_nothing(make, option):
     with pytest.raises(TypeError, match=f"{make.__name__} has no option '{option}'; it has input"):
         make(4, 4, **{option: 1}, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("backend", ["auto", "float"])
+def test_no_images(backend):
+    layer = BinaryLocallyConnected(3, 4, (5, 5), 3, backend=backend, rngs=nnx.Rngs(0))
+    assert layer(jnp.zeros((0, 5, 5, 3))).shape == (0, 3, 3, 4)

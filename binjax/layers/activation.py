@@ -11,6 +11,7 @@ from flax import nnx
 
 from binjax.rounding import apart
 from binjax.ste import hard_sigmoid, hard_tanh
+from binjax.xnor.geometry import check_size
 
 
 def leaky_tanh(x: jax.Array, alpha: float = 0.2) -> jax.Array:
@@ -196,8 +197,7 @@ def along(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def check_channels(layer: str, n: int) -> int:
     """``n`` itself, if it counts channels."""
-    if n < 1:
-        raise ValueError(f"{layer}: {n} channels, must be at least 1")
+    check_size(f"{layer}: the number of channels", n)
     return n
 
 

@@ -26,6 +26,9 @@ from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
 from binjax.rounding import apart
 from binjax.ste import Quantizer, factors_of, precision, ste_sign
+from binjax.ste.core import check_number
+from binjax.xnor.arguments import refuse_nan
+from binjax.xnor.geometry import check_size
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
 
@@ -84,9 +87,10 @@ class BinaryLayer(nnx.Module):
     ):
         *before, rows, n_out = kernel_shape
         n_in = rows * groups if n_in is None else n_in
+        layer = type(self).__name__
         for name, size in (("n_in", n_in), ("n_out", n_out)):
-            if size < 1:
-                raise ValueError(f"{type(self).__name__}: {name} is {size}, must be at least 1")
+            check_size(f"{layer}: {name}", size)
+        check_number(layer, "pad_value", pad_value, math.isfinite, "a finite number")
         self.n_in, self.n_out, self.groups = n_in, n_out, groups
         self.input_quantizer = resolve_quantizer(input_quantizer, n_in)
         self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer, n_out)
@@ -95,7 +99,7 @@ class BinaryLayer(nnx.Module):
         self.backend, self.dtype = backend, dtype
         self.taps = math.prod(before)
         self.elements = self.taps * rows
-        check_choice(type(self).__name__, backend, self.operands)
+        check_choice(layer, backend, self.operands)
         value = kernel_init(rngs.params(), tuple(kernel_shape), param_dtype)
         self.kernel = _kernel(value, self.kernel_quantizer)
         self.bias = nnx.Param(jnp.zeros(n_out, param_dtype)) if use_bias else None
@@ -142,6 +146,8 @@ class BinaryLayer(nnx.Module):
         if self.pixels is not None:
             return self._pixel_factors(x, self.pixels, train, key)
         packed = self.floats_because(train=train) is None
+        if packed:
+            refuse_nan(f"{type(self).__name__}: x", x)
         fused = (
             packed and self.input_quantizer is ste_sign,
             packed and self.kernel_quantizer is ste_sign,

@@ -102,7 +102,8 @@ class BinaryLocallyConnected(ComposedLayer):
             for i in range(window[0])
             for j in range(window[1])
         ]
-        patches = jnp.concatenate(taps, -1).reshape(x.shape[0], rows * columns, -1)
+        n_taps = len(taps) * x.shape[-1]
+        patches = jnp.concatenate(taps, -1).reshape(x.shape[0], rows * columns, n_taps)
         if not packed:
             return jnp.einsum("npk,pko->npo", patches, kernel)
         multiply = functools.partial(binary_matmul, backend=self._kernels)

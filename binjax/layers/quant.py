@@ -331,4 +331,4 @@ def _defaults(layer: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _two(value: Sizes) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
+    return value if isinstance(value, Sequence) else (value, value)

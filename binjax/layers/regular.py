@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from binjax.ste.core import check_number
+
 
 def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
     """Inverted dropout: zero with probability ``rate``, else divide by ``1 - rate``.
@@ -23,8 +25,7 @@ def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
 
 def check_rate(rate: float) -> float:
     """``rate`` itself, if it is a dropout rate."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout rate is {rate}, must be in [0, 1)")
+    check_number("dropout", "the rate", rate, lambda rate: 0 <= rate < 1, "in [0, 1)")
     return rate
 
 

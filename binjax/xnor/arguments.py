@@ -116,7 +116,9 @@ def refuse_nan(name: str, x: Shaped) -> None:
     """
     if not (jnp.issubdtype(x.dtype, jnp.floating) and is_readable(x)):
         return
-    if bool(np.isnan(x).any() if isinstance(x, np.ndarray) else _any_nan(x)):
+    with jax.ensure_compile_time_eval():  # the values may be there inside of a trace
+        found = bool(np.isnan(x).any() if isinstance(x, np.ndarray) else _any_nan(x))
+    if found:
         where = tuple(int(i) for i in np.argwhere(np.isnan(np.asarray(x, np.float64)))[0])
         raise ValueError(f"{name} is NaN at {where}; NaN has no sign, clean it before packing")
 

@@ -79,9 +79,11 @@ def check_groups(groups: int, n_in: int, n_out: int) -> None:
     """Groups divide input and output channels.
 
     Raises:
-        ValueError: they don't.
+        ValueError: they don't, or one of the three is no positive integer.
     """
-    if groups < 1 or n_in % groups or n_out % groups:
+    for name, size in (("groups", groups), ("n_in", n_in), ("n_out", n_out)):
+        check_size(name, size)
+    if n_in % groups or n_out % groups:
         raise ValueError(
             f"groups is {groups}; it must divide the {n_in} input and {n_out} output channels"
         )
@@ -107,11 +109,11 @@ def pads(
         window = [(taps - 1) * d + 1 for taps, d in zip(kernel, dilation, strict=True)]
         high, wide = lax.padtype_to_pads(image, window, strides, padding)
         return (int(high[0]), int(high[1])), (int(wide[0]), int(wide[1]))
-    found = [integers(axis) for axis in padding]
+    found = [integers(axis) for axis in padding] if isinstance(padding, Sequence) else []
     if [len(axis) for axis in found] != [2, 2] or min(p for axis in found for p in axis) < 0:
         raise ValueError(
-            f"padding is {padding}; explicit padding is ((top, bottom), (left, right)), none "
-            "negative"
+            f'padding is {padding!r}; choose "SAME", "VALID" or, none negative, ((top, bottom), '
+            "(left, right))"
         )
     (top, bottom), (left, right) = found
     return (top, bottom), (left, right)
@@ -127,6 +129,16 @@ def pair(name: str, value: Sequence[int]) -> Pair:
     if len(found) != 2 or min(found) < 1:
         raise ValueError(f"{name} is {value}; expected two positive integers")
     return found[0], found[1]
+
+
+def check_size(name: str, value: int) -> None:
+    """Refuse what is no positive integer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if min(integers((value,)), default=0) < 1:
+        raise ValueError(f"{name} is {value!r}, must be an integer of at least 1")
 
 
 def integers(values: object) -> tuple[int, ...]:
