@@ -13,6 +13,7 @@ from binjax.layers import (
     BinaryConv,
     BinaryConvTranspose,
     BinaryDense,
+    BinaryDepthwiseConv,
     BinaryGRUCell,
     BinaryLocallyConnected,
     BinarySeparableConv,
@@ -29,7 +30,7 @@ from binjax.layers import (
 )
 from binjax.models import MODELS
 from binjax.models.options import Compute
-from binjax.ste import Stochastic, declare, ste_sign
+from binjax.ste import Stochastic, absmax, declare, dorefa, ste_sign
 from binjax.summary import (
     Products,
     arithmetic_effort,
@@ -196,7 +197,7 @@ def test_table():
     assert [line[33:] for line in lines[9:]] == [
         *("276", "276", "52", "328"),
         *("236.00 B", "80.00 B", "1.08 KiB", "0.2138 (1 to 4.7)"),
-        *("224", "0.7143", "66", "2,208 (2.21 k)"),
+        *("224", "0.7143", "66", "672"),  # 64 of 8 bits by 1, 160 of 1 by 1
         "0.000 µJ of arithmetic, 0.0 µJ to read the weights once",
         "104.00 B float, 68.00 B packed",
     ]
@@ -274,6 +275,61 @@ def test_costs():
     model = energy_model(work, 80)
     assert model["arithmetic"] == pytest.approx(64 * 4.6 + 160 * 0.2 / 32 + 10 * 0.23)
     assert model["weights_from_dram"] == 10 * 1300
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "pj"), [(True, 8, 0.23), (False, 32, 4.6)], ids=["pixels", "floats"]
+)
+def test_costs_of_a_first_layer(pixels, bits, pj):
+    """8-bit pixels are multiplied as such, images scaled to floats as floats; Larq's columns say 32
+    of both."""
+    found = of_model("larq_cifar10", (32, 32, 3), pixels=pixels)
+    assert found.ace == 3_110_400 * bits + 510_961_664
+    arithmetic = 3_110_400 * pj + 510_961_664 * 0.2 / 32
+    assert found.energy_model_pj["arithmetic"] == pytest.approx(arithmetic)
+    assert found.ops == 3_110_400 + 510_961_664 / 64
+    assert found.macs == {"1": 510_961_664, "2": 0, "32": 3_110_400}
+    first = found.rows[0]
+    assert (first.input_bits, first.kernel_bits, first.mac_bits) == (32, 1, 32)
+    assert first.operand_bits == bits
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "bits"),
+    [
+        (partial(dorefa, k_bit=3), 3),
+        ("absmax", 8),
+        (partial(absmax, k_bit=4), 4),
+        ("ste_tern", 2),
+        (None, 32),
+    ],
+)
+def test_costs_of_quantized_inputs(quantizer, bits):
+    """Of 4 to 6 channels, kernels of 3x3, on 8x8; results of the local one are 6x6."""
+    options = {"input_quantizer": quantizer}
+    layers = {
+        "dense": lambda rngs: BinaryDense(4, 6, **options, rngs=rngs),
+        "conv": lambda rngs: BinaryConv(4, 6, **options, rngs=rngs),
+        "grouped": lambda rngs: BinaryConv(4, 6, groups=2, **options, rngs=rngs),
+        "depthwise": lambda rngs: BinaryDepthwiseConv(4, **options, rngs=rngs),
+        "separable": lambda rngs: BinarySeparableConv(4, 6, **options, rngs=rngs),
+        "transposed": lambda rngs: BinaryConvTranspose(4, 6, (3, 3), **options, rngs=rngs),
+        "local": lambda rngs: BinaryLocallyConnected(4, 6, (8, 8), 3, **options, rngs=rngs),
+        "ternary": lambda rngs: BinaryConv(4, 6, kernel_quantizer="ste_tern", **options, rngs=rngs),
+    }
+    ace = {name: summarize(build(layer), (8, 8, 4)).ace for name, layer in layers.items()}
+    assert ace == {
+        "dense": 64 * 4 * 6 * bits,
+        "conv": 64 * 9 * 4 * 6 * bits,
+        "grouped": 64 * 9 * 2 * 6 * bits,
+        "depthwise": 64 * 9 * 4 * bits,
+        "separable": 64 * 9 * 4 * bits + 64 * 4 * 6 * 32,  # nothing is quantized between the two
+        "transposed": 64 * 9 * 4 * 6 * bits,
+        "local": 36 * 9 * 4 * 6 * bits,
+        "ternary": 64 * 9 * 4 * 6 * bits * 2,
+    }
+    cell = build(lambda rngs: Recurrent(BinaryGRUCell(4, 6, **options, rngs=rngs), last=True))
+    assert summarize(cell, (7, 4)).ace == 7 * 4 * 18 * bits + 7 * 6 * 18  # its state is of 1 bit
 
 
 def test_layers_beside_dense_and_convolution():

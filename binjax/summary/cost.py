@@ -13,7 +13,13 @@ PJ_PER_DRAM_READ = 1300.0  # of 64 bits, the lower end
 
 
 class Products(NamedTuple):
-    """Multiply-accumulates of one layer, and the bits of what they multiply."""
+    """Multiply-accumulates of one layer, and the bits of what they multiply.
+
+    Bits are those of the numbers that meet in the product, so of a first layer they depend on how
+    it takes images: 8-bit pixels (``pixels=...``) are multiplied as they are and have 8; scaled
+    to floats they have 32, though as many values. A quantizer's are what it declares, of other
+    inputs and kernels 32.
+    """
 
     macs: int
     input_bits: int
@@ -26,7 +32,10 @@ def operations(products: Iterable[Products]) -> float:
 
 
 def arithmetic_effort(products: Iterable[Products]) -> int:
-    """ACE: multiply-accumulates times both bit widths (Zhang et al. 2022, PokeBNN, eq. 1)."""
+    """ACE: multiply-accumulates times both bit widths (Zhang et al. 2022, PokeBNN, eq. 1).
+
+    With 1-bit kernels a first layer costs 8 for each one on pixels, 32 on floats.
+    """
     return sum(p.macs * p.input_bits * p.kernel_bits for p in products)
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from binjax.layers import products
 from binjax.summary.activations import Activations, inference_bytes, training_bytes
-from binjax.summary.cost import Products, arithmetic_effort, energy_model, operations
+from binjax.summary.cost import arithmetic_effort, energy_model, operations
 from binjax.summary.rows import Row, input_bits, rows_of
 from binjax.summary.trace import trace
 
@@ -36,7 +36,8 @@ class Summary:
         binary_macs_ratio, ternary_macs_ratio: share of the multiply-accumulates that are of
             operands of 1 bit, and of 2.
         ops: multiply-accumulates, those of 1 by 1 bit counted 1/64.
-        ace: multiply-accumulates times both bit widths.
+        ace: multiply-accumulates times both bit widths, see
+            :func:`binjax.summary.arithmetic_effort`.
         energy_model_pj: a model, see :func:`binjax.summary.energy_model`.
         activations: bytes in training and inference.
     """
@@ -102,7 +103,7 @@ def summarize(
         macs[str(row.mac_bits)] = macs.get(str(row.mac_bits), 0) + row.macs
         for bits, count in row.params_by_bits.items():
             by_bits[str(bits)] = by_bits.get(str(bits), 0) + count
-    work = [Products(row.macs, row.input_bits or 32, row.kernel_bits or 32) for row in rows]
+    work = [row.products for row in rows]
     memory = _bytes(by_bits, 32)
     trainable = sum(row.trainable for row in rows)
     keras = trainable + sum(row.non_trainable for row in rows)

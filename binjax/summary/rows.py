@@ -10,7 +10,9 @@ from typing import Any
 from flax import nnx
 
 from binjax.layers import BatchNorm, ShiftBatchNorm
+from binjax.layers.base import BinaryLayer
 from binjax.ste import precision
+from binjax.summary.cost import Products
 from binjax.summary.trace import Trace
 
 
@@ -22,13 +24,16 @@ class Row:
         name: path, such as ``"stage2/conv1"``.
         kind: the class.
         output_shape: of one image, at the first call; ``()`` if unknown.
-        input_bits, kernel_bits: of what its product multiplies; None without a product.
+        input_bits, kernel_bits: of what its product multiplies, as Larq counts them: an input
+            without a quantizer has 32; None without a product.
         params_1bit, params_32bit: deployed parameters of these widths.
         macs: of all calls.
         product: the kernel that multiplies in training on this machine; with floats also why.
         params_kbit: a kernel's parameters of other widths than 1 and 32, of ``kernel_bits`` each.
         trainable, non_trainable: its variables as Keras counts them.
         calls: how often it is called.
+        operand_bits: of the input as its cost is counted: 8 of a layer that takes 8-bit pixels,
+            else ``input_bits``.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Row:
     trainable: int = 0
     non_trainable: int = 0
     calls: int = 1
+    operand_bits: int | None = None
 
     @property
     def params_by_bits(self) -> dict[int, int]:
@@ -62,6 +68,11 @@ class Row:
     def mac_bits(self) -> int:
         """Precision its products count as: that of the wider operand."""
         return max(self.input_bits or 32, self.kernel_bits or 32)
+
+    @property
+    def products(self) -> Products:
+        """What its cost is computed from."""
+        return Products(self.macs, self.operand_bits or 32, self.kernel_bits or 32)
 
 
 def rows_of(model: nnx.Module, trace: Trace, kernels: Mapping[str, str]) -> tuple[Row, ...]:
@@ -124,14 +135,14 @@ def _row(name: str, module: Any, held: dict[str, Any], trace: Trace, product: st
     if isinstance(module, BatchNorm | ShiftBatchNorm):
         deployed = 2 * _size(module.mean)  # mean with beta, spread with gamma
     kernel_bits = precision(getattr(module, "kernel_quantizer", None)) or 32
+    input_bits = precision(getattr(module, "input_quantizer", None)) or 32
+    pixels = isinstance(module, BinaryLayer) and module.pixels is not None
     kernel = _size(held["kernel"]) if "kernel" in held and kernel_bits != 32 else 0
     return Row(
         name=name,
         kind=type(module).__name__,
         output_shape=shapes[0] if shapes else trace.first_shape(name),
-        input_bits=(precision(getattr(module, "input_quantizer", None)) or 32)
-        if multiplies
-        else None,
+        input_bits=input_bits if multiplies else None,
         kernel_bits=kernel_bits if multiplies else None,
         params_1bit=kernel if kernel_bits == 1 else 0,
         params_32bit=deployed - kernel,
@@ -141,6 +152,7 @@ def _row(name: str, module: Any, held: dict[str, Any], trace: Trace, product: st
         trainable=trainable,
         non_trainable=both - trainable,
         calls=calls,
+        operand_bits=(8 if pixels else input_bits) if multiplies else None,
     )
 
 

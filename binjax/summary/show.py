@@ -25,6 +25,7 @@ _COLUMNS = (
     "trainable",
     "non_trainable",
     "calls",
+    "operand_bits",
 )
 LEFT = 3
 """Columns of :func:`cells` that are words, at the left; another one is the last."""
