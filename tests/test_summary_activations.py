@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -18,15 +19,20 @@ from binjax.layers import (
     BinaryDense,
     BinaryGRUCell,
     Flatten,
+    MaxPool,
     PReLU,
     Recurrent,
     Repeat,
     Residual,
     Sequential,
+    apply,
     capture,
     split,
 )
+from binjax.models.options import Compute
+from binjax.models.quicknet import residual_block
 from binjax.summary import summarize, table
+from binjax.summary.activations import training_bytes
 from binjax.summary.terminal import fits, rich_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::binjax.xnor.SlowerBackendWarning")
@@ -65,6 +71,82 @@ def test_what_a_step_keeps_of_a_chain():
     assert per_image["float"] > per_image["full"]
 
 
+def convolutions(rngs):
+    return Sequential(
+        {
+            "first": BinaryConv(3, 40, input_quantizer=None, rngs=rngs),
+            "norm1": BatchNorm(40),
+            "second": BinaryConv(40, 8, backend="xla", rngs=rngs),
+            "pool": MaxPool((2, 2)),
+            "norm2": BatchNorm(8),
+            "flatten": Flatten(),
+            "last": BinaryDense(4 * 4 * 8, 5, backend="xla", rngs=rngs),
+        }
+    )
+
+
+def quicknets_block(rngs):
+    stem = {"first": BinaryConv(3, 8, input_quantizer=None, rngs=rngs), "norm": BatchNorm(8)}
+    return Sequential({**stem, "block": residual_block(8, Compute("xla"), rngs)})
+
+
+def birealnets_block(rngs):
+    """What its product and its shortcut take, its quantizer needs in floats."""
+    signs = {"input_quantizer": "approx_sign", "kernel_quantizer": "magnitude_aware_sign"}
+    conv = BinaryConv(8, 8, **signs, backend="xla", rngs=rngs)
+    real = BinaryConv(8, 8, (1, 1), input_quantizer=None, kernel_quantizer=None, rngs=rngs)
+    body = Sequential({"conv": conv, "norm": BatchNorm(8)})
+    stem = {"first": BinaryConv(3, 8, input_quantizer=None, rngs=rngs), "norm": BatchNorm(8)}
+    return Sequential({**stem, "block": Residual(body, Sequential({"conv": real}))})
+
+
+def saved(model, images, capsys):
+    """Bytes that JAX says a gradient of the scores' sum saves.
+
+    Not the images, which a convolution of floats takes in one piece, nor zeros of a ReLU's
+    gradient, which no image changes.
+    """
+    graphdef, params, stats = split(model)
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stats)
+
+    def total(params, images):
+        images = jax.lax.stop_gradient(images)
+        return apply(graphdef, params, stats, images, train=True)[0].sum()
+
+    jax.ad_checkpoint.print_saved_residuals(total, params, images)
+    text = capsys.readouterr().out
+    total_bytes = 0
+    for bits, axes, why in re.findall(r"^[a-z]+(\d*)\[([\d,]+)\] (.*)", text, re.MULTILINE):
+        found = tuple(map(int, axes.split(",")))
+        its_images = found == images.shape and why.startswith("output of split")
+        if not its_images and not why.startswith("output of broadcast_in_dim"):
+            total_bytes += int(bits or 8) // 8 * math.prod(found)
+    return total_bytes
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "twice"),
+    [
+        (chain, (64,), 0),
+        (convolutions, (8, 8, 3), 0),
+        (quicknets_block, (8, 8, 3), 0),
+        (birealnets_block, (8, 8, 3), 4 * 8 * 8 * 8),  # as one piece of itself too
+    ],
+)
+def test_what_a_step_keeps_is_what_jax_saves(build, shape, twice, capsys):
+    few, many = (training_bytes(abstract(build), shape, n) for n in (9, 16))
+    for name in ("float", "full", "lean"):
+        model = abstract(build)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Sequential):
+                module.memory = "full" if name == "float" else name
+            elif isinstance(module, BinaryConv | BinaryDense) and name == "float":
+                module.backend = "float"
+        images = [jax.ShapeDtypeStruct((n, *shape), jnp.float32) for n in (9, 16)]
+        less, more = (saved(model, batch, capsys) for batch in images)
+        assert many[name] - few[name] == more - less - 7 * twice > 0, name
+
+
 def test_sums_that_do_not_fit_16_bits():
     def build(rngs):
         return Sequential({"wide": BinaryDense(32768, 2, backend="xla", rngs=rngs)})
@@ -81,7 +163,7 @@ def test_what_an_evaluation_holds_of_a_chain():
 
 
 def test_a_shortcut_is_held():
-    """Beside the bits that the product takes, the floats that are added behind it."""
+    """The floats that are added behind a product, beside its input: signs are other numbers."""
 
     def build(rngs):
         conv = Sequential({"conv": BinaryConv(8, 8, rngs=rngs), "norm": BatchNorm(8)})
@@ -89,7 +171,19 @@ def test_a_shortcut_is_held():
 
     found = summarize(abstract(build), (6, 6, 8)).activations
     floats = 4 * 6 * 6 * 8
-    assert found.inference == {"float": 2 * floats, "packed": 2 * floats + 6 * 6 * 8 // 8}
+    assert found.inference == {"float": 3 * floats, "packed": 2 * floats + 6 * 6 * 8 // 8}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_real_product_takes_what_its_shortcut_adds(groups):
+    def build(rngs):
+        real = {"input_quantizer": None, "kernel_quantizer": None}
+        conv = BinaryConv(8, 8, groups=groups, **real, rngs=rngs)
+        return Sequential({"block": Residual(conv), "flatten": Flatten()})
+
+    found = summarize(abstract(build), (6, 6, 8)).activations
+    floats = 4 * 6 * 6 * 8
+    assert found.inference == {"float": 2 * floats, "packed": 2 * floats}
 
 
 def test_a_real_input_is_held_in_floats():

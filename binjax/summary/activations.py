@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -18,6 +18,8 @@ from binjax.summary.steps import Program, written_out
 from binjax.summary.trace import Call, Trace, example
 
 _FLOAT_BITS = 32
+_RESHAPING = frozenset({"reshape", "split", "squeeze"})
+_ARRANGING = _RESHAPING | {"broadcast_in_dim", "pad", "slice"}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,17 @@ class Activations:
 
     Attributes:
         batch: images of ``training``.
-        training: what the forward pass of a step hands to its backward pass, beside parameters,
-            images and what depends on neither: with products of floats (``"float"``), and packed
-            with each ``memory`` of :class:`binjax.layers.Sequential`; None where sums do not fit
-            ``"int16"``. A compiler may keep less, and compute the rest again.
+        training: what the forward pass of a step hands to its backward pass, the residuals of
+            ``jax.vjp``, beside parameters, images and what does not depend on images: with
+            products of floats (``"float"``), and packed with each ``memory`` of
+            :class:`binjax.layers.Sequential`; None where sums do not fit ``"int16"``. A packed
+            product keeps its bits also where its quantizer's derivative (``approx_sign``) or
+            another layer keeps the floats that they were made of. A compiler may keep less, and
+            compute the rest again.
         inference: of one image, the most that is held at a product: its input (``"packed"``: of as
             many bits as its quantizer has; ``"float"``: of 32), its output of 32 bits, and what is
-            needed later. What stands between products is taken to work in place. A model, not a
+            needed later. Where that is the input in front of its quantizer, such as for a shortcut,
+            both are held. What stands between products is taken to work in place. A model, not a
             measurement.
     """
 
@@ -82,41 +88,67 @@ def _kept(model: nnx.Module, images: jax.ShapeDtypeStruct) -> int:
     program = written_out(jax.make_jaxpr(run)(params, stats, images))
     image = program.inputs[-1]
     varying = program.reached_from([image]) - {image}
-    return sum(program.bytes_of(v) for v in {*program.outputs} if v in varying)
+    reshaped = _reshaped(program)
+    kept = {reshaped.get(v, v) for v in program.outputs if v is not None}
+    return sum(program.bytes_of(v) for v in kept & varying)
 
 
-def inference_bytes(trace: Trace, input_bits: Callable[[str], int | None], *, packed: bool) -> int:
+def _reshaped(program: Program) -> dict[int, int]:
+    """Values that are others in another shape, or in one piece, and those others."""
+    found: dict[int, int] = {}
+    for step in program.steps:
+        if step.name in _RESHAPING and len(step.reads) == len(step.writes) == 1:
+            found[step.writes[0]] = found.get(step.reads[0], step.reads[0])
+    return found
+
+
+class _Reader(NamedTuple):
+    """What reads a value.
+
+    Attributes:
+        at: step.
+        bits: of the value as a product takes it; None of another operation, which takes it whole.
+        quantized: whether the product takes another array, which its quantizer makes of the value.
+    """
+
+    at: float
+    bits: int | None = None
+    quantized: bool = False
+
+
+def inference_bytes(trace: Trace, input_bits: Mapping[str, int | None], *, packed: bool) -> int:
     """See :class:`Activations`.
 
     Args:
         trace: of a batch of one image.
-        input_bits: of a layer's quantizer, by path; None without one.
+        input_bits: of the quantizers of layers that have one, by path; None if undeclared.
         packed: count inputs of products by these bits.
     """
     program = trace.program
     made = {value: at for at, step in enumerate(program.steps) for value in step.writes}
     products: list[tuple[int, int]] = []  # step, output
     inside: set[int] = set()
-    readers: dict[int, list[tuple[float, int | None]]] = {}  # step; bits, if it is a product
+    readers: dict[int, list[_Reader]] = {}
     for path, calls in trace.calls.items():
         for call in calls:
             if call.given not in made:
                 continue
             products.append((made[call.given], call.given))
-            taken = _taken(trace, path, call)
+            taken = _taken(trace, made, path, call)
             if taken is not None:
                 inside |= _steps_between(program, made, trace.varying, taken, call.given)
                 width = _FLOAT_BITS
                 if packed:
-                    width = input_bits(path) or 8 * int(program.values[taken].dtype.itemsize)
-                readers.setdefault(taken, []).append((made[call.given], width))
+                    width = input_bits.get(path) or 8 * int(program.values[taken].dtype.itemsize)
+                reader = _Reader(made[call.given], width, path in input_bits)
+                readers.setdefault(taken, []).append(reader)
     for at, step in enumerate(program.steps):
         if at not in inside:
             for value in step.reads:
-                readers.setdefault(value, []).append((at, None))
+                readers.setdefault(value, []).append(_Reader(at))
     ends = [value for value in program.outputs[:1] if value is not None]
     for value in ends:
-        readers.setdefault(value, []).append((math.inf, None))
+        readers.setdefault(value, []).append(_Reader(math.inf))
     results = {given for _, given in products}
     held = [
         (made.get(value, -1), value)
@@ -127,7 +159,7 @@ def inference_bytes(trace: Trace, input_bits: Callable[[str], int | None], *, pa
     for at, given in products:
         bits = int(program.values[given].size) * _FLOAT_BITS
         bits += sum(
-            _bits(program, value, [r for r in readers[value] if r[0] >= at])
+            _bits(program, value, at, [r for r in readers[value] if r.at >= at])
             for start, value in held
             if start < at
         )
@@ -135,24 +167,31 @@ def inference_bytes(trace: Trace, input_bits: Callable[[str], int | None], *, pa
     return most
 
 
-def _bits(program: Program, value: int, readers: Sequence[tuple[float, int | None]]) -> int:
-    """A value's size while these are to come: whole for other operations, packed for products."""
-    whole = 8 * program.bytes_of(value) if any(width is None for _, width in readers) else 0
-    widest = max((width for _, width in readers if width is not None), default=0)
-    packed = int(program.values[value].size) * widest
-    wide = widest >= 8 * int(program.values[value].dtype.itemsize)
-    return max(whole, packed) if wide else whole + packed
+def _bits(program: Program, value: int, at: int, readers: Sequence[_Reader]) -> int:
+    """A value's size at a product while these are to come: itself, and quantized.
+
+    What still needs the value keeps it, and it is quantized when its product comes; else what is
+    kept is quantized.
+    """
+    size, own = int(program.values[value].size), 8 * int(program.values[value].dtype.itemsize)
+    whole = max((r.bits or own for r in readers if not r.quantized), default=0)
+    made_of_it = (r.bits or own for r in readers if r.quantized and (not whole or r.at == at))
+    return size * (whole + max(made_of_it, default=0))
 
 
-def _taken(trace: Trace, path: str, call: Call) -> int | None:
-    """A product's input: what it recorded, else what its kernel first meets."""
+def _taken(trace: Trace, made: Mapping[int, int], path: str, call: Call) -> int | None:
+    """A product's input: what it recorded, else what its kernel first meets, as it came."""
     if call.taken is not None or len(trace.calls[path]) > 1:
         return call.taken
     at = trace.met.get(f"{path}/kernel".removeprefix("/"))
     if at is None:
         return None
     step = trace.program.steps[at]
-    return next(value for value in step.reads if value in trace.varying)
+    while True:
+        value = next(value for value in step.reads if value in trace.varying)
+        if value not in made or trace.program.steps[made[value]].name not in _ARRANGING:
+            return value
+        step = trace.program.steps[made[value]]
 
 
 def _steps_between(

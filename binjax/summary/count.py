@@ -110,7 +110,7 @@ def summarize(
     total_macs = max(sum(macs.values()), 1)
     quantized = input_bits(model)
     inference = {
-        name: inference_bytes(traced, quantized.get, packed=name == "packed")
+        name: inference_bytes(traced, quantized, packed=name == "packed")
         for name in ("float", "packed")
     }
     training = {} if batch is None else training_bytes(model, input_shape, batch)
