@@ -79,11 +79,12 @@ def check_groups(groups: int, n_in: int, n_out: int) -> None:
     """Groups divide input and output channels.
 
     Raises:
-        ValueError: they don't, or one of the three is no positive integer.
+        ValueError: they don't, or one of the three is no integer.
     """
     for name, size in (("groups", groups), ("n_in", n_in), ("n_out", n_out)):
-        check_size(name, size)
-    if n_in % groups or n_out % groups:
+        if not integers((size,)):
+            raise ValueError(f"{name} is {size!r}, must be an integer")
+    if groups < 1 or n_in % groups or n_out % groups:
         raise ValueError(
             f"groups is {groups}; it must divide the {n_in} input and {n_out} output channels"
         )
