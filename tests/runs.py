@@ -11,10 +11,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from binjax import checkpoint, config, train
 from binjax.cli import main
+from binjax.layers import BatchNorm, BinaryDense, Sequential
 
 TINY = """
 seed = 3
@@ -36,6 +38,18 @@ learning_rate = 0.01
 """
 STEPS_PER_EPOCH = 5
 TIMES = ("seconds", "epoch_seconds", "images_per_second")
+
+
+def network():
+    """A real layer, a binary one and a norm: 5 to 4 to 3 features, for tests of optimizers."""
+    rngs = nnx.Rngs(0)
+    return Sequential(
+        {
+            "stem": BinaryDense(5, 4, kernel_quantizer=None, input_quantizer=None, rngs=rngs),
+            "dense": BinaryDense(4, 3, use_bias=True, rngs=rngs),
+            "norm": BatchNorm(3),
+        }
+    )
 
 
 def write_config(folder, text=TINY, name="tiny.toml"):

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
-from runs import TINY, assert_same_run, cli, fit, write_config
+from runs import TINY, assert_same_run, cli, fit, network, write_config
 
 from binjax import checkpoint, config
 from binjax.config import ConfigError
-from binjax.layers import BatchNorm, BinaryDense, Sequential, split
+from binjax.layers import BatchNorm, Sequential, split
 from binjax.optim import shift_adamax
 from binjax.train.optimizer import make_optimizer
 from binjax.train.selection import select
@@ -26,17 +25,6 @@ RULES = {
     "sgd": ({"kind": "sgd"}, optax.sgd(RATE, 0.9)),
     "shift_adamax": ({"kind": "shift_adamax"}, shift_adamax(RATE)),
 }
-
-
-def network():
-    rngs = nnx.Rngs(0)
-    return Sequential(
-        {
-            "stem": BinaryDense(5, 4, kernel_quantizer=None, input_quantizer=None, rngs=rngs),
-            "dense": BinaryDense(4, 3, use_bias=True, rngs=rngs),
-            "norm": BatchNorm(3),
-        }
-    )
 
 
 def make(options, epochs=4):

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from runs import TINY, Recorder, fit, write_config
+from runs import TINY, Recorder, fit, network, write_config
 
 from binjax import config
 from binjax.config import ConfigError
-from binjax.layers import BatchNorm, BinaryDense, Sequential, split
+from binjax.layers import BinaryDense, Sequential, split
 from binjax.train.optimizer import (
     free_weights_warning,
     make_optimizer,
@@ -27,17 +27,6 @@ def load(optimizer, **more):
     model = {"kind": "mlp", "widths": [8], "input_dropout": 0.0, "hidden_dropout": 0.0}
     table = {"epochs": 10, "batch_size": 4, "model": model, "optimizer": optimizer, **more}
     return config.validate(table, "it")
-
-
-def network():
-    rngs = nnx.Rngs(0)
-    return Sequential(
-        {
-            "stem": BinaryDense(5, 4, kernel_quantizer=None, input_quantizer=None, rngs=rngs),
-            "dense": BinaryDense(4, 3, use_bias=True, rngs=rngs),
-            "norm": BatchNorm(3),
-        }
-    )
 
 
 @pytest.mark.parametrize("order", [1, 2])
