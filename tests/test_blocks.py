@@ -103,7 +103,7 @@ def test_convolutions_refuse():
         BinaryConv(6, 12, groups=4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="BinaryConv dilation is"):
         BinaryConv(6, 12, dilation=(0, 1), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="or, none negative, "):
+    with pytest.raises(ValueError, match=r"BinaryConv padding is .* none negative"):
         BinaryConv(6, 12, padding=((0, -1), (0, 0)), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="pixels without groups"):
         BinaryConv(6, 12, groups=2, pixels=True, rngs=nnx.Rngs(0))
@@ -146,7 +146,7 @@ def test_borders():
     x = RNG.normal(size=(2, 3, 2, 1)).astype(np.float32)
     expected = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=-1)
     np.testing.assert_array_equal(Pad(((1, 0), (0, 2)), -1)(jnp.asarray(x)), expected)
-    with pytest.raises(ValueError, match="Pad: padding is 'SAME'"):
+    with pytest.raises(ValueError, match="Pad padding is 'SAME'; expected"):
         Pad("SAME")
 
 

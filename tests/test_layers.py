@@ -1,7 +1,6 @@
 """Binary layers and normalization against numpy, on ±1 and in floating point."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from binjax.layers import (
     BinaryDense,
     BinaryWeight,
     Flatten,
+    LearnedScale,
     MaxPool,
+    PReLU,
     Sequential,
     ShiftBatchNorm,
     capture,
@@ -260,7 +261,24 @@ def test_integer_images_are_refused(make: Callable[..., Any]) -> None:
         (lambda: BinaryDense(3, 2, rngs=rngs())(jnp.ones(())), r"shape \(\)"),
         (lambda: BinaryConv(3, 2, rngs=rngs())(jnp.ones((4, 4, 3))), r"\[n, h, w, 3\]"),
         (lambda: BinaryConv(3, 2, rngs=rngs())(jnp.ones((1, 4, 4, 2))), r"\(1, 4, 4, 2\)"),
-        (lambda: BatchNorm(0), "0 channels"),
+        (lambda: BinaryDense(2.5, 2, rngs=rngs()), "BinaryDense: n_in is 2.5, must be an integer"),
+        (lambda: BinaryDense("4", 2, rngs=rngs()), "BinaryDense: n_in is '4'"),
+        (lambda: BinaryDense(2, 2, dropout="0.5", rngs=rngs()), "BinaryDense: dropout is '0.5'"),
+        (lambda: BinaryDense(2, 2, kernel_init="zeros", rngs=rngs()), "kernel_init is 'zeros'"),
+        (lambda: BinaryDense(2, 2, dtype="floatt", rngs=rngs()), "BinaryDense: dtype is 'floatt'"),
+        (lambda: BinaryDense(2, 2, dtype=int, rngs=rngs()), "BinaryDense: dtype is .*floating"),
+        (lambda: BinaryConv(2, 2, padding=1, rngs=rngs()), "BinaryConv padding is 1; choose"),
+        (lambda: BinaryConv(2, 2, padding=None, rngs=rngs()), r"None; .*\(top, bottom\), \(left"),
+        (lambda: BinaryConv(2, 2, groups="2", rngs=rngs()), "BinaryConv: groups is '2', must be"),
+        (lambda: BinaryConv(2, 4, groups=4, rngs=rngs()), "BinaryConv: groups is 4; it must div"),
+        (lambda: BinaryConv(2, 2, pad_value=None, rngs=rngs()), "BinaryConv: pad_value is None"),
+        (lambda: BinaryConv(2, 2, pad_value=np.nan, rngs=rngs()), "BinaryConv: pad_value is nan"),
+        (lambda: MaxPool(padding=1), "MaxPool padding is 1; choose"),
+        (lambda: MaxPool(2.5), "MaxPool window is 2.5; expected 2 positive integers"),
+        (lambda: Flatten()(jnp.ones(())), "Flatten takes"),
+        (lambda: BatchNorm(0), "BatchNorm: n is 0"),
+        (lambda: BatchNorm("3"), "BatchNorm: n is '3'"),
+        (lambda: BatchNorm(3, eps=None), "BatchNorm: eps is None"),
         (lambda: BatchNorm(3, eps=0.0), "eps"),
         (lambda: BatchNorm(3, momentum=1.0), "momentum"),
         (lambda: BatchNorm(3, running="std"), "'std'"),  # type: ignore[arg-type]
@@ -272,6 +290,23 @@ def test_integer_images_are_refused(make: Callable[..., Any]) -> None:
 def test_refusals(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numpy_integers_are_sizes() -> None:
+    three, two = np.int64(3), np.int32(2)
+    layer = BinaryConv(two, two, three, strides=two, groups=two, rngs=rngs())
+    assert layer.kernel[...].shape == (3, 3, 1, 2)
+    assert layer(jnp.ones((1, 5, 5, 2))).shape == (1, 3, 3, 2)
+    larq = quant.QuantConv2D(two, two, three, padding="same", rngs=rngs())
+    assert larq.kernel_size == (3, 3) and type(larq.n_in) is int
+    assert BinaryDense(two, three, rngs=rngs())(jnp.ones((1, 2))).shape == (1, 3)
+    assert MaxPool(two)(jnp.ones((1, 4, 4, 1))).shape == (1, 2, 2, 1)
+
+
+@pytest.mark.parametrize("layer", [BatchNorm(3), ShiftBatchNorm(3), PReLU(3), LearnedScale(3)])
+def test_integers_meet_no_real_parameters(layer: Any) -> None:
+    with pytest.raises(TypeError, match=f"{type(layer).__name__} needs a floating dtype, got int"):
+        layer(jnp.ones((2, 3), jnp.int32))
 
 
 # Normalization
@@ -509,39 +544,10 @@ def test_capture_records_outputs_and_preactivations() -> None:
     np.testing.assert_array_equal(model(x), plain)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (partial(BinaryConv, 3, 4, padding=1), 'padding is 1; choose "SAME", "VALID" or'),
-        (partial(BinaryConv, 3, 4, padding=None), 'padding is None; choose "SAME"'),
-        (partial(BinaryConv, 3, 4, groups="2"), "groups is '2', must be an integer"),
-        (partial(BinaryConv, "3", 4), "n_in is '3', must be an integer"),
-        (partial(BinaryConv, 3, 4, pad_value=None), "BinaryConv: pad_value is None, must be a"),
-        (partial(BinaryConv, 3, 4, pad_value=np.nan), "pad_value is nan, must be a finite number"),
-        (partial(BinaryDense, 2.5, 4), "BinaryDense: n_in is 2.5, must be an integer"),
-        (
-            partial(BinaryDense, 3, 4, dropout=None),
-            r"dropout: the rate is None, must be in \[0, 1\)",
-        ),
-    ],
-)
-def test_arguments_of_another_kind(make, message):
-    with pytest.raises(ValueError, match=message):
-        make(rngs=nnx.Rngs(0))
-
-
-def test_numpy_integers_are_sizes():
-    three = np.int64(3)
-    rngs = nnx.Rngs(0)
-    conv = BinaryConv(three, three, (three, three), strides=(np.int32(1),) * 2, rngs=rngs)
-    ported = quant.QuantConv2D(3, 3, three, strides=np.int64(1), padding="same", rngs=rngs)
-    assert conv.kernel.shape == ported.kernel.shape == (3, 3, 3, 3)
-
-
-def test_nan_has_no_sign_to_multiply():
+def test_nan_has_no_sign_to_multiply() -> None:
     """Where values are there; under jit its sign bit counts."""
-    dense = BinaryDense(4, 3, rngs=nnx.Rngs(0))
+    dense = BinaryDense(4, 3, rngs=rngs())
     x = jnp.ones((2, 4)).at[1, 2].set(jnp.nan)
     with pytest.raises(ValueError, match=r"BinaryDense: x is NaN at \(1, 2\)"):
         dense(x)
-    assert jnp.isnan(BinaryDense(4, 3, backend="float", rngs=nnx.Rngs(0))(x)).any()
+    assert jnp.isnan(BinaryDense(4, 3, backend="float", rngs=rngs())(x)).any()

@@ -449,7 +449,7 @@ def test_chains_that_keep_little(memory):
         (lambda r: BinaryConv3D(3, 4, (3, 3), rngs=r), "expected 3 positive integers"),
         (lambda r: BinaryConv3D(3, 4, padding=((1, 1),), rngs=r), "3 pairs"),
         (lambda r: BinaryConv3D(3, 4, (2.5, 1, 1), rngs=r), "expected 3 positive integers"),
-        (lambda r: BinaryConv1D(3, 4, padding=1, rngs=r), "a pair"),
+        (lambda r: BinaryConv1D(3, 4, padding=1, rngs=r), r"\(\(before, after\),\)"),
         (lambda r: BinarySeparableConv1D(3, 4, padding="CAUSAL", pad_value=1.0, rngs=r), "causal"),
         (lambda r: BinarySeparableConv1D(3, 4, rngs=r)(jnp.ones((2, 5, 5, 3))), "n, t, 3"),
         (lambda r: BinaryLSTMCell(3, 4, gate="sigmod", rngs=r), "unknown activation 'sigmod'"),

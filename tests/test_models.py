@@ -191,9 +191,9 @@ def test_scores():
         ("mlp", MNIST, {"norm": {"kind": "layer"}}, "unknown norm 'layer'; known: batch, shift"),
         ("mlp", MNIST, {"kernel_init": "zeros"}, "unknown kernel_init 'zeros'; known: glorot"),
         ("mlp", MNIST, {"input_quantizer": "sgn"}, "unknown quantizer 'sgn'; did you mean rsign"),
-        ("mlp", MNIST, {"kernel_quantizer": "stochastic_sign"}, "kernel quantizer must be determ"),
-        ("mlp", MNIST, {"input_dropout": 1.0}, "the rate is 1.0, must be in"),
-        ("mlp", MNIST, {"widths": (0,)}, "n_out is 0, must be an integer of at least 1"),
+        ("mlp", MNIST, {"kernel_quantizer": "stochastic_sign"}, "kernel_quantizer must be determ"),
+        ("mlp", MNIST, {"input_dropout": 1.0}, "dropout is 1.0, must be in"),
+        ("mlp", MNIST, {"widths": (0,)}, "n_out is 0, must be an integer"),
     ],
 )
 def test_refusals(kind, shape, options, message):

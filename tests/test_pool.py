@@ -98,7 +98,7 @@ def test_under_vmap_and_in_a_network_that_is_too_small():
 
 @pytest.mark.parametrize("window", [(0, 2), (2,), (2, 2, 2), (-1, 1)])
 def test_refusals(window):
-    with pytest.raises(ValueError, match=r"MaxPool window is .*; expected two positive integers"):
+    with pytest.raises(ValueError, match=r"MaxPool window is .*; expected 2 positive integers"):
         MaxPool(window)
-    with pytest.raises(ValueError, match=r"MaxPool strides is .*; expected two positive integers"):
+    with pytest.raises(ValueError, match=r"MaxPool strides is .*; expected 2 positive integers"):
         MaxPool((2, 2), window)

@@ -174,6 +174,37 @@ def test_dorefa_in_half_precision_is_that_of_floats(dtype):
             assert not np.isnan(y).any()
 
 
+@pytest.mark.parametrize("k", range(1, 17))
+def test_dorefas_levels_are_quotients(k):
+    """Exactly those of float32, though compilers divide by constants with their reciprocals."""
+    levels = np.arange(2**k, dtype=np.float32) / np.float32(2**k - 1)
+    x = jnp.asarray(levels)
+    quantizer = functools.partial(ste.dorefa, k_bit=k)
+    np.testing.assert_array_equal(quantizer(x), levels)
+    np.testing.assert_array_equal(jax.jit(quantizer)(x), levels)
+    weights = jax.jit(functools.partial(quantizer, mode="weights"))(jnp.linspace(-3, 3, 999))
+    assert np.isin(weights, 2 * levels - 1).all()
+
+
+def test_ternary_values_are_three():
+    w = 1.3 * np.random.default_rng(0).normal(size=(255, 63)).astype(np.float32)
+    for quantizer in (ste.absmean_ternary, jax.jit(ste.absmean_ternary)):
+        values = np.unique(quantizer(jnp.asarray(w)))
+        assert values.size == 3 and values[1] == 0 and values[0] == -values[2]
+
+
+def test_surrogates_keep_the_dtype():
+    """Traced float32 parameters, as of a schedule, with narrow inputs."""
+    x = jnp.asarray(kernel(6, 4)).astype(jnp.bfloat16)
+    parameters = {
+        **{"progressive_sign": (0.5,), "ede": (2, 1), "rbnn": (0.5, 1), "libra_pb": (2, 1)},
+        **{"recu": (0.9,), "adabin_weights": (2, 1), "bounded_sign": (3,), "ste_tern": (0.1,)},
+    }
+    for name, given in parameters.items():
+        found = jax.eval_shape(getattr(ste, name), x, *map(jnp.float32, given))
+        assert found.dtype == jnp.bfloat16, name
+
+
 def test_ternary_weight_networks():
     w = kernel(40, 3)
     threshold = 0.7 * np.abs(w).astype(np.float64).mean()
@@ -441,9 +472,7 @@ ALL = dict(make_all())
 def test_transformations(name):
     """Forward mode, Hessian-vector products, vmap and per-example gradients; any dtype."""
     quantizer = ALL[name]
-    forward = quantizer
-    if name not in ("noop", "absmean_ternary", "absmax", "absmax_int8"):  # no custom rule in them
-        forward = functools.partial(quantizer, autodiff="jvp")
+    forward = functools.partial(quantizer, autodiff="jvp")
     x = jnp.asarray(kernel(6, 4))
     loss = lambda f: lambda z: jnp.sum(jnp.sin(f(z) * z))  # noqa: E731
     gradient = jax.grad(loss(quantizer))(x)

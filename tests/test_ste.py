@@ -314,8 +314,9 @@ def test_integers_are_refused(
 
 
 def test_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="'reverse'"):
-        ste.ste_sign(jnp.ones(3), autodiff="reverse")  # type: ignore[arg-type]
+    for function in (ste.ste_sign, ste.noop, ste.absmax, ste.absmax_int8, ste.absmean_ternary):
+        with pytest.raises(ValueError, match="'reverse'"):
+            function(jnp.ones(3), autodiff="reverse")
 
 
 # Stochastic sign

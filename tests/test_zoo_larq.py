@@ -153,7 +153,12 @@ def test_which_layers_are_binary(kind):
         ("xnornet", (14, 32, 3), {}, "at least 15x15 is needed"),
         ("xnornet", CIFAR, {"pixels": True}, "xnornet: its first layer is real; pixels must be"),
         ("dorefanet", (10, 32, 3), {}, "at least 11x11 is needed"),
-        ("dorefanet", CIFAR, {"activations_k_bit": 0}, "k_bit is 0, must be an integer, 1 to 16"),
+        (
+            "dorefanet",
+            CIFAR,
+            {"activations_k_bit": 0},
+            "k_bit is 0, must be an integer from 1 to 16",
+        ),
         ("dorefanet", CIFAR, {"compute": Compute("xla")}, "multiplies bits, but the"),
         ("birealnet", (7, 32, 3), {}, "images of 7x32 are too small; at least 8x8 is needed"),
         ("birealnet", CIFAR, {"pixels": True}, "pixels must be false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -11,7 +12,9 @@ from flax import nnx
 
 from binjax.rounding import apart
 from binjax.ste import hard_sigmoid, hard_tanh
-from binjax.xnor.geometry import check_size
+from binjax.ste.arguments import integer, number
+from binjax.ste.core import floating
+from binjax.xnor.geometry import integers
 
 
 def leaky_tanh(x: jax.Array, alpha: float = 0.2) -> jax.Array:
@@ -98,7 +101,7 @@ class PReLU(nnx.Module):
 
     def __init__(self, n: int, *, slope: float = 0.25):
         self.n = check_channels("PReLU", n)
-        self.slope = nnx.Param(jnp.full(n, slope))
+        self.slope = nnx.Param(jnp.full(self.n, number("PReLU: slope", slope, least=-math.inf)))
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
@@ -106,6 +109,7 @@ class PReLU(nnx.Module):
         """x: ``[..., n]``, or anything if n is 1."""
         if self.n != 1:
             check_last("PReLU", x, self.n)
+        floating("PReLU", x)
         return jnp.where(x > 0, x, _product(along(self.slope[...], x), x, train))
 
 
@@ -139,8 +143,11 @@ class DPReLU(nnx.Module):
 
     def __init__(self, n: int, *, positive: float = 1.0, negative: float = 0.25):
         self.n = check_channels("DPReLU", n)
-        self.positive = nnx.Param(jnp.full(n, positive))
-        self.negative = nnx.Param(jnp.full(n, negative))
+        slopes = (
+            number(f"DPReLU: {name}", slope, least=-math.inf)
+            for name, slope in (("positive", positive), ("negative", negative))
+        )
+        self.positive, self.negative = (nnx.Param(jnp.full(self.n, slope)) for slope in slopes)
         self.shift, self.bias = nnx.Param(jnp.zeros(n)), nnx.Param(jnp.zeros(n))
 
     def __call__(
@@ -163,11 +170,11 @@ class LearnedScale(nnx.Module):
     """
 
     def __init__(self, shape: int | Sequence[int]):
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        if len(sizes) not in (1, 3):
-            raise ValueError(f"LearnedScale takes channels or (h, w, channels), not {shape}")
-        for size in sizes:
-            check_channels("LearnedScale", size)
+        sizes = integers(shape) or integers((shape,))
+        if len(sizes) not in (1, 3) or min(sizes) < 1:
+            raise ValueError(
+                f"LearnedScale: shape is {shape!r}; expected channels or (h, w, channels)"
+            )
         self.shape = sizes
         self.factors = nnx.List([nnx.Param(jnp.ones(size)) for size in sizes])
 
@@ -177,6 +184,7 @@ class LearnedScale(nnx.Module):
         """x: ``[..., channels]`` or ``[n, h, w, channels]``."""
         if x.shape[-len(self.shape) :] != self.shape:
             raise ValueError(f"LearnedScale{self.shape} got shape {x.shape}")
+        floating("LearnedScale", x)
         axes = range(x.ndim - len(self.shape), x.ndim)
         for axis, factor in zip(axes, self.factors, strict=True):
             sizes = [1] * x.ndim
@@ -197,11 +205,11 @@ def along(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def check_channels(layer: str, n: int) -> int:
     """``n`` itself, if it counts channels."""
-    check_size(f"{layer}: the number of channels", n)
-    return n
+    return integer(f"{layer}: n", n)
 
 
 def check_last(layer: str, x: jax.Array, n: int) -> None:
-    """Refuse an array whose last axis is not ``n``."""
+    """Refuse an array whose last axis is not ``n``, or that is not floating."""
     if x.ndim < 1 or x.shape[-1] != n:
         raise ValueError(f"{layer} takes [..., {n}] inputs, got shape {x.shape}")
+    floating(layer, x)

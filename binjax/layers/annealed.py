@@ -14,7 +14,6 @@ from binjax.ste import (
     Factors,
     adabin_weights,
     center,
-    check_autodiff,
     ede,
     factors_of,
     libra_pb,
@@ -23,6 +22,8 @@ from binjax.ste import (
     recu,
     standardize,
 )
+from binjax.ste.arguments import number
+from binjax.ste.core import check_autodiff
 
 
 class Progress(nnx.Variable[jax.Array]):
@@ -39,6 +40,11 @@ def set_progress(model: nnx.Module, value: ArrayLike) -> None:
         leaf[...] = jnp.asarray(value, jnp.float32)
 
 
+def _real(name: str, value: float) -> float:
+    real: float = number(name, value, least=-math.inf)
+    return real
+
+
 class _Annealed(nnx.Module):
     """A sign whose gradient sharpens: ``t`` goes from ``t_min`` to ``t_max`` geometrically."""
 
@@ -46,9 +52,12 @@ class _Annealed(nnx.Module):
 
     def __init__(self, n: int, *, t_min: float, t_max: float, autodiff: Autodiff):
         del n
+        self.autodiff = check_autodiff(autodiff)
+        name = type(self).__name__
+        t_min, t_max = _real(f"{name}: t_min", t_min), _real(f"{name}: t_max", t_max)
         if not 0 < t_min <= t_max:
             raise ValueError(f"t_min is {t_min} and t_max {t_max}; wanted 0 < t_min <= t_max")
-        self.t_min, self.t_max, self.autodiff = t_min, t_max, check_autodiff(autodiff)
+        self.t_min, self.t_max = t_min, t_max
         self.progress = Progress(jnp.zeros([]))
 
     def sharpness(self) -> tuple[jax.Array, jax.Array]:
@@ -64,7 +73,12 @@ class EDE(_Annealed):
     """
 
     def __init__(
-        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+        self,
+        n: int,
+        *,
+        t_min: float = 0.1,
+        t_max: float = 10.0,
+        autodiff: Autodiff = "vjp",
     ):
         super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
@@ -81,7 +95,12 @@ class RBNN(_Annealed):
     """
 
     def __init__(
-        self, n: int, *, t_min: float = 0.01, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+        self,
+        n: int,
+        *,
+        t_min: float = 0.01,
+        t_max: float = 10.0,
+        autodiff: Autodiff = "vjp",
     ):
         super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
@@ -95,7 +114,12 @@ class LibraPB(_Annealed):
     """IR-Net's weights: :func:`binjax.ste.libra_pb`, annealed as :class:`EDE`."""
 
     def __init__(
-        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+        self,
+        n: int,
+        *,
+        t_min: float = 0.1,
+        t_max: float = 10.0,
+        autodiff: Autodiff = "vjp",
     ):
         super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
@@ -122,7 +146,12 @@ class AdaBinWeights(_Annealed):
     signs = False
 
     def __init__(
-        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+        self,
+        n: int,
+        *,
+        t_min: float = 0.1,
+        t_max: float = 10.0,
+        autodiff: Autodiff = "vjp",
     ):
         super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
@@ -148,14 +177,21 @@ class ReCU(nnx.Module):
     bits = 1
 
     def __init__(
-        self, n: int, *, tau_min: float = 0.85, tau_max: float = 0.99, autodiff: Autodiff = "vjp"
+        self,
+        n: int,
+        *,
+        tau_min: float = 0.85,
+        tau_max: float = 0.99,
+        autodiff: Autodiff = "vjp",
     ):
         del n
+        self.autodiff = check_autodiff(autodiff)
+        tau_min, tau_max = _real("ReCU: tau_min", tau_min), _real("ReCU: tau_max", tau_max)
         if not 0.5 < tau_min <= tau_max < 1:
             raise ValueError(
                 f"tau_min is {tau_min} and tau_max {tau_max}; wanted .5 < tau_min <= tau_max < 1"
             )
-        self.tau_min, self.tau_max, self.autodiff = tau_min, tau_max, check_autodiff(autodiff)
+        self.tau_min, self.tau_max = tau_min, tau_max
         self.progress = Progress(jnp.zeros([]))
 
     def tau(self) -> jax.Array:
@@ -196,11 +232,16 @@ class ProgressiveSign(nnx.Module):
         self, n: int, *, t_end: float = 1e-7, until: float = 0.3, autodiff: Autodiff = "vjp"
     ):
         del n
+        self.autodiff = check_autodiff(autodiff)
+        t_end, until = (
+            _real("ProgressiveSign: t_end", t_end),
+            _real("ProgressiveSign: until", until),
+        )
         if not (0 < t_end < 1 and 0 < until <= 1):
             raise ValueError(
                 f"t_end is {t_end} and until {until}; wanted 0 < t_end < 1 and 0 < until <= 1"
             )
-        self.t_end, self.until, self.autodiff = t_end, until, check_autodiff(autodiff)
+        self.t_end, self.until = t_end, until
         self.progress = Progress(jnp.zeros([]))
 
     def sign_input(self, x: jax.Array) -> jax.Array:

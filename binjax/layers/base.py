@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from binjax.layers.arguments import check_dtype
 from binjax.layers.choice import Operands, check_choice, floats_because
 from binjax.layers.quantize import (
     QuantizerLike,
@@ -26,9 +27,8 @@ from binjax.layers.recording import record
 from binjax.layers.regular import check_rate, dropout
 from binjax.rounding import apart
 from binjax.ste import Quantizer, factors_of, precision, ste_sign
-from binjax.ste.core import check_number
+from binjax.ste.arguments import number
 from binjax.xnor.arguments import refuse_nan
-from binjax.xnor.geometry import check_size
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product, multiply
 
@@ -88,15 +88,18 @@ class BinaryLayer(nnx.Module):
         *before, rows, n_out = kernel_shape
         n_in = rows * groups if n_in is None else n_in
         layer = type(self).__name__
-        for name, size in (("n_in", n_in), ("n_out", n_out)):
-            check_size(f"{layer}: {name}", size)
-        check_number(layer, "pad_value", pad_value, math.isfinite, "a finite number")
         self.n_in, self.n_out, self.groups = n_in, n_out, groups
-        self.input_quantizer = resolve_quantizer(input_quantizer, n_in)
-        self.kernel_quantizer = resolve_kernel_quantizer(kernel_quantizer, n_out)
-        self.dropout, self.pad_value = check_rate(dropout), float(pad_value)
+        self.input_quantizer = resolve_quantizer(input_quantizer, n_in, f"{layer}: input_quantizer")
+        self.kernel_quantizer = resolve_kernel_quantizer(
+            kernel_quantizer, n_out, f"{layer}: kernel_quantizer"
+        )
+        self.dropout = check_rate(dropout, f"{layer}: dropout")
+        self.pad_value = float(number(f"{layer}: pad_value", pad_value, least=-math.inf))
         self.pixels = UNIT if pixels is True else pixels or None
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype = backend, check_dtype(layer, "dtype", dtype)
+        check_dtype(layer, "param_dtype", param_dtype)
+        if not callable(kernel_init):
+            raise ValueError(f"{layer}: kernel_init is {kernel_init!r}; expected an initializer")
         self.taps = math.prod(before)
         self.elements = self.taps * rows
         check_choice(layer, backend, self.operands)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from binjax.layers.arguments import channels, check_padding, two
 from binjax.layers.base import BinaryLayer, Initializer, glorot_uniform
 from binjax.layers.grouped import convolve
-from binjax.layers.pool import check_padding
 from binjax.layers.quantize import QuantizerLike
 from binjax.xnor import conv, matmul, pixels
-from binjax.xnor.geometry import Padding, check_groups, pads, pair
+from binjax.xnor.geometry import Padding, pads
 from binjax.xnor.pixel_scale import UNIT, PixelScale
 from binjax.xnor.product import Product
 
@@ -64,6 +64,7 @@ class BinaryDense(BinaryLayer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        n_in, n_out, _ = channels("BinaryDense", n_in, n_out)
         super().__init__(
             (n_in, n_out),
             input_quantizer=None if pixels and input_quantizer == "ste_sign" else input_quantizer,
@@ -104,8 +105,8 @@ class BinaryConv(BinaryLayer):
 
     Args:
         n_in, n_out: channels.
-        kernel_size: (height, width).
-        strides, dilation: (vertical, horizontal).
+        kernel_size: (height, width), or one number for both.
+        strides, dilation: (vertical, horizontal), or one number for both.
         padding: ``"SAME"``, ``"VALID"`` or ``((top, bottom), (left, right))``.
         pad_value: what padding puts around the *quantized* input: 0 (as Larq's default), or ±1 to
             stay binary at the border; any other number makes a product of floats.
@@ -118,12 +119,12 @@ class BinaryConv(BinaryLayer):
         self,
         n_in: int,
         n_out: int,
-        kernel_size: Sequence[int] = (3, 3),
+        kernel_size: int | Sequence[int] = (3, 3),
         *,
-        strides: Sequence[int] = (1, 1),
+        strides: int | Sequence[int] = (1, 1),
         padding: Padding = "SAME",
         pad_value: float = 0.0,
-        dilation: Sequence[int] = (1, 1),
+        dilation: int | Sequence[int] = (1, 1),
         groups: int = 1,
         input_quantizer: QuantizerLike = "ste_sign",
         kernel_quantizer: QuantizerLike = "ste_sign",
@@ -136,13 +137,14 @@ class BinaryConv(BinaryLayer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.kernel_size = pair("BinaryConv kernel_size", kernel_size)
-        self.strides, self.dilation = (
-            pair("BinaryConv strides", strides),
-            pair("BinaryConv dilation", dilation),
+        name = type(self).__name__
+        self.kernel_size, self.strides = (
+            two(name, "kernel_size", kernel_size),
+            two(name, "strides", strides),
         )
-        check_groups(groups, n_in, n_out)
-        self.padding = check_padding(padding)
+        self.dilation = two(name, "dilation", dilation)
+        n_in, n_out, groups = channels(name, n_in, n_out, groups)
+        self.padding = check_padding(name, padding, 2)
         if pixels and (groups != 1 or self.dilation != (1, 1) or not isinstance(padding, str)):
             raise ValueError(
                 "BinaryConv takes pixels without groups and dilation, with SAME or VALID padding"

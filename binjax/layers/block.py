@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers.activation import ACTIVATIONS, Activation, Identity
+from binjax.layers.arguments import explicit_padding
 from binjax.layers.binary import BinaryDense
 from binjax.layers.regular import check_rate, dropout
-from binjax.xnor.geometry import Padding, pads
+from binjax.ste.arguments import integer, number
+from binjax.xnor.geometry import Padding
 
 
 class Residual(nnx.Module):
@@ -112,7 +115,8 @@ class SqueezeExcite(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        inner = n_in // reduction if reduction > 0 else 0
+        n_in = integer("SqueezeExcite: n_in", n_in)
+        inner = n_in // integer("SqueezeExcite: reduction", reduction)
         if inner < 1:
             raise ValueError(
                 f"SqueezeExcite: reduction {reduction} leaves nothing of {n_in} channels"
@@ -144,10 +148,8 @@ class Pad(nnx.Module):
     """
 
     def __init__(self, padding: Padding, value: float = 0.0):
-        if isinstance(padding, str):
-            raise ValueError(f"Pad: padding is {padding!r}; give ((top, bottom), (left, right))")
-        self.padding = pads((1, 1), (1, 1), (1, 1), padding, (1, 1))
-        self.value = value
+        self.padding = explicit_padding("Pad", padding, 2)
+        self.value = number("Pad: value", value, least=-math.inf)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
@@ -162,7 +164,7 @@ class Dropout(nnx.Module):
     """Zero elements with probability ``rate`` in training, divide the others by ``1 - rate``."""
 
     def __init__(self, rate: float):
-        self.rate = check_rate(rate)
+        self.rate = check_rate(rate, "Dropout: rate")
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None

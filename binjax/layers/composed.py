@@ -14,7 +14,6 @@ from binjax.layers.base import BinaryLayer, glorot_uniform, plus_bias, scaled
 from binjax.layers.grouped import convolve
 from binjax.layers.recording import record
 from binjax.xnor.conv import binary_conv
-from binjax.xnor.geometry import integers
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -130,37 +129,3 @@ def spans(
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     pairs = jax.lax.padtype_to_pads(sizes, reach, strides, padding)
     return tuple((int(low), int(high)) for low, high in pairs)
-
-
-def several(
-    layer: str, name: str, value: int | Sequence[int], n: int, least: int = 1
-) -> tuple[int, ...]:
-    """``n`` integers of at least ``least``; one stands for all.
-
-    Raises:
-        ValueError: anything else.
-    """
-    found = integers(value) or integers((value,)) * n
-    if len(found) != n or min(found) < least:
-        kind = "positive integers" if least == 1 else f"integers of at least {least}"
-        raise ValueError(f"{layer} {name} is {value!r}; expected {n} {kind}")
-    return found
-
-
-def check_padding_nd(
-    layer: str, padding: str | Sequence[Sequence[int]], n: int
-) -> str | tuple[tuple[int, ...], ...]:
-    """A padding as a hashable value.
-
-    Raises:
-        ValueError: it is neither "SAME", "VALID" nor ``n`` pairs, none negative.
-    """
-    if isinstance(padding, str):
-        if padding in ("SAME", "VALID"):
-            return padding
-    elif isinstance(padding, Sequence):
-        pairs = tuple(integers(p) for p in padding)
-        if len(pairs) == n and all(len(p) == 2 and min(p) >= 0 for p in pairs):
-            return pairs
-    pairs_are = "a pair ((before, after),)" if n == 1 else f"{n} pairs (before, after)"
-    raise ValueError(f'{layer} padding is {padding!r}; choose "SAME", "VALID" or {pairs_are}')

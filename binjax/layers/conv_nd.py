@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.composed import ComposedLayer, check_padding_nd, several, spans
-from binjax.xnor.geometry import check_groups
+from binjax.layers.arguments import channels, check_padding, several
+from binjax.layers.composed import ComposedLayer, spans
 
 
 class BinaryConv1D(ComposedLayer):
@@ -56,8 +56,8 @@ class BinaryConv1D(ComposedLayer):
         )
         if padding == "CAUSAL":
             check_causal(name, pad_value)
-        self.padding = padding if padding == "CAUSAL" else check_padding_nd(name, padding, 1)
-        check_groups(groups, n_in, n_out)
+        self.padding = padding if padding == "CAUSAL" else check_padding(name, padding, 1)
+        n_in, n_out, groups = channels(name, n_in, n_out, groups)
         shape = (self.kernel_size, n_in // groups, n_out)
         super().__init__(shape, options, groups=groups, pad_value=pad_value, rngs=rngs)
 
@@ -121,8 +121,8 @@ class BinaryConv3D(ComposedLayer):
         self.kernel_size = several(name, "kernel_size", kernel_size, 3)
         self.strides = several(name, "strides", strides, 3)
         self.dilation = several(name, "dilation", dilation, 3)
-        self.padding = check_padding_nd(name, padding, 3)
-        check_groups(groups, n_in, n_out)
+        self.padding = check_padding(name, padding, 3)
+        n_in, n_out, groups = channels(name, n_in, n_out, groups)
         shape = (*self.kernel_size, n_in // groups, n_out)
         super().__init__(shape, options, groups=groups, pad_value=pad_value, rngs=rngs)
 
@@ -175,6 +175,6 @@ def check_causal(layer: str, pad_value: float) -> None:
     """
     if pad_value != 0:
         raise ValueError(
-            f"{layer}: causal padding puts zeros in front, pad_value is {pad_value:g}; take 0, or "
+            f"{layer}: causal padding puts zeros in front, pad_value is {pad_value!r}; take 0, or "
             "explicit padding"
         )

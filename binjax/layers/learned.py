@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.activation import check_last
 from binjax.layers.annealed import EDE, RBNN, AdaBinWeights, LibraPB, ProgressiveSign, ReCU
 from binjax.ste import (
     QUANTIZERS,
@@ -19,10 +18,11 @@ from binjax.ste import (
     Quantizer,
     Stochastic,
     center,
-    check_autodiff,
     mean_magnitude,
     standardize,
 )
+from binjax.ste.arguments import integer
+from binjax.ste.core import check_autodiff
 
 Sign = Literal["ste_sign", "approx_sign", "swish_sign", "fourier"]
 Prepare = Literal["none", "center", "standardize"]
@@ -41,11 +41,11 @@ class RSign(nnx.Module):
 
     def __init__(self, n: int, *, sign: Sign = "approx_sign", autodiff: Autodiff = "vjp"):
         self.sign, self.autodiff = _sign(sign), check_autodiff(autodiff)
-        self.bias = nnx.Param(jnp.zeros(n))
+        self.n = integer("RSign: n", n)
+        self.bias = nnx.Param(jnp.zeros(self.n))
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """``x + bias``."""
-        check_last("RSign", x, self.bias.shape[0])
         return x + self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
     def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
@@ -110,6 +110,8 @@ class ScaledSign(nnx.Module):
         _choose("scale", scale, Scale)
         self.sign, self.prepare, self.scale = _sign(sign), prepare, scale
         self.autodiff = check_autodiff(autodiff)
+        # Without a factor it takes kernels of any width.
+        self.n = integer("ScaledSign: n", n) if scale == "learned" else None
         self.factor = nnx.Param(jnp.ones(n)) if scale == "learned" else None
 
     def sign_input(self, x: jax.Array) -> jax.Array:
@@ -123,7 +125,6 @@ class ScaledSign(nnx.Module):
         x = self.sign_input(x)
         signs = self.sign(x, autodiff=autodiff or self.autodiff)
         if self.factor is not None:
-            check_last("ScaledSign", x, self.factor.shape[0])
             return Factors(signs, self.factor[...].astype(x.dtype))
         if self.scale == "none":
             return Factors(signs, jnp.ones([], x.dtype))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.composed import ComposedLayer, several
+from binjax.layers.arguments import channels, several
+from binjax.layers.composed import ComposedLayer
 from binjax.xnor.matmul import binary_matmul
 
 
@@ -44,6 +45,7 @@ class BinaryLocallyConnected(ComposedLayer):
         **options: Any,
     ):
         name = "BinaryLocallyConnected"
+        n_in, n_out, _ = channels(name, n_in, n_out)
         axes = len(size) if isinstance(size, Sequence) else 1
         if axes not in (1, 2):
             raise ValueError(f"{name}: size is {size}; expected (height, width) or a length")
@@ -102,8 +104,8 @@ class BinaryLocallyConnected(ComposedLayer):
             for i in range(window[0])
             for j in range(window[1])
         ]
-        n_taps = len(taps) * x.shape[-1]
-        patches = jnp.concatenate(taps, -1).reshape(x.shape[0], rows * columns, n_taps)
+        patches = jnp.concatenate(taps, -1)
+        patches = patches.reshape(x.shape[0], rows * columns, kernel.shape[1])
         if not packed:
             return jnp.einsum("npk,pko->npo", patches, kernel)
         multiply = functools.partial(binary_matmul, backend=self._kernels)

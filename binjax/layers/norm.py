@@ -9,8 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from binjax.layers.regular import check_rate
 from binjax.rounding import apart
 from binjax.shift import ap2
+from binjax.ste.arguments import integer, number
+from binjax.ste.core import floating
 
 Running = Literal["variance", "inverse_std"]
 
@@ -38,7 +41,7 @@ class BatchNorm(nnx.Module):
         use_bias: bool = True,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        _check(n, eps, momentum)
+        _check("BatchNorm", n, eps, momentum)
         if running not in ("variance", "inverse_std"):
             raise ValueError(f'BatchNorm running is "variance" or "inverse_std", not {running!r}')
         self.n, self.eps, self.momentum, self.running = n, eps, momentum, running
@@ -145,7 +148,7 @@ class ShiftBatchNorm(nnx.Module):
         momentum: float = 0.875,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        _check(n, eps, momentum)
+        _check("ShiftBatchNorm", n, eps, momentum)
         self.n, self.eps, self.momentum = n, eps, momentum
         self.mean = nnx.BatchStat(jnp.zeros(n, param_dtype))
         self.inverse_std = nnx.BatchStat(jnp.ones(n, param_dtype))
@@ -238,15 +241,13 @@ def _per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def _check(n: int, eps: float, momentum: float) -> None:
-    if n < 1:
-        raise ValueError(f"batch normalization over {n} channels; at least 1 is needed")
-    if eps <= 0:
-        raise ValueError(f"batch normalization eps is {eps}, must be positive")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"batch normalization momentum is {momentum}, must be in [0, 1)")
+def _check(layer: str, n: int, eps: float, momentum: float) -> None:
+    integer(f"{layer}: n", n)
+    number(f"{layer}: eps", eps)
+    check_rate(momentum, f"{layer}: momentum")
 
 
 def _check_channels(layer: str, x: jax.Array, n: int) -> None:
     if x.ndim < 2 or x.shape[-1] != n:
         raise ValueError(f"{layer} takes [..., {n}] inputs with a batch axis, got shape {x.shape}")
+    floating(layer, x)

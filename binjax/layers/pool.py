@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from binjax.xnor.geometry import Padding, Pair, pads, pair
+from binjax.layers.arguments import check_padding, two
+from binjax.xnor.geometry import Padding, Pair, pads
 
 
 class MaxPool(nnx.Module):
@@ -19,7 +20,7 @@ class MaxPool(nnx.Module):
     Of equal values in a window the first one, row by row, gets the gradient.
 
     Args:
-        window, strides: (vertical, horizontal).
+        window, strides: (vertical, horizontal), or one number for both.
         padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``, smaller than the
             window; what is outside never wins.
 
@@ -29,12 +30,12 @@ class MaxPool(nnx.Module):
 
     def __init__(
         self,
-        window: Sequence[int] = (2, 2),
-        strides: Sequence[int] | None = None,
+        window: int | Sequence[int] = (2, 2),
+        strides: int | Sequence[int] | None = None,
         padding: Padding = "VALID",
     ):
-        self.window = pair("MaxPool window", window)
-        self.strides = self.window if strides is None else pair("MaxPool strides", strides)
+        self.window = two("MaxPool", "window", window)
+        self.strides = self.window if strides is None else two("MaxPool", "strides", strides)
         self.padding = _check_pads("MaxPool", padding, self.window)
 
     def __call__(
@@ -57,7 +58,7 @@ class AvgPool(nnx.Module):
     """Mean over windows of an NHWC array; strides default to the window.
 
     Args:
-        window, strides: (vertical, horizontal).
+        window, strides: (vertical, horizontal), or one number for both.
         padding: ``"VALID"``, ``"SAME"`` or ``((top, bottom), (left, right))``, smaller than the
             window.
         count_padding: divide by the whole window at the border too, as PyTorch does; else by the
@@ -69,14 +70,14 @@ class AvgPool(nnx.Module):
 
     def __init__(
         self,
-        window: Sequence[int] = (2, 2),
-        strides: Sequence[int] | None = None,
+        window: int | Sequence[int] = (2, 2),
+        strides: int | Sequence[int] | None = None,
         padding: Padding = "VALID",
         *,
         count_padding: bool = False,
     ):
-        self.window = pair("AvgPool window", window)
-        self.strides = self.window if strides is None else pair("AvgPool strides", strides)
+        self.window = two("AvgPool", "window", window)
+        self.strides = self.window if strides is None else two("AvgPool", "strides", strides)
         self.padding = _check_pads("AvgPool", padding, self.window)
         self.count_padding = count_padding
 
@@ -118,18 +119,8 @@ class GlobalAvgPool(nnx.Module):
         return jnp.mean(x, (1, 2))
 
 
-def check_padding(padding: Padding) -> Padding:
-    """A padding as a hashable value.
-
-    Raises:
-        ValueError: neither "SAME", "VALID" nor two pairs of numbers.
-    """
-    pads((1, 1), (1, 1), (1, 1), padding, (1, 1))
-    return padding if isinstance(padding, str) else tuple(tuple(axis) for axis in padding)
-
-
 def _check_pads(layer: str, padding: Padding, window: Pair) -> Padding:
-    found = check_padding(padding)
+    found = check_padding(layer, padding, 2)
     if not isinstance(found, str) and any(
         max(pair) >= size for pair, size in zip(found, window, strict=True)
     ):

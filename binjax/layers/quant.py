@@ -18,6 +18,7 @@ from typing import Any
 
 from flax import nnx
 
+from binjax.layers.arguments import several
 from binjax.layers.binary import BinaryConv, BinaryDense
 from binjax.layers.conv_nd import BinaryConv1D, BinaryConv3D
 from binjax.layers.keras_options import (
@@ -84,11 +85,11 @@ def QuantConv2D(
     return BinaryConv(
         n_in,
         filters,
-        _two(kernel_size),
-        strides=_two(strides),
+        kernel_size,
+        strides=strides,
         padding=padding_name(padding),
         pad_value=pad_values,
-        dilation=_two(dilation_rate),
+        dilation=dilation_rate,
         groups=groups,
         rngs=rngs,
         **_defaults("QuantConv2D", options),
@@ -140,12 +141,12 @@ def QuantDepthwiseConv2D(
     refuse_kernel_quantizer("QuantDepthwiseConv2D", options)
     return BinaryDepthwiseConv(
         n_in,
-        _two(kernel_size),
-        strides=_two(strides),
+        kernel_size,
+        strides=strides,
         padding=padding_name(padding),
         pad_value=pad_values,
         depth_multiplier=depth_multiplier,
-        dilation=_two(dilation_rate),
+        dilation=dilation_rate,
         rngs=rngs,
         **_defaults("QuantDepthwiseConv2D", options | {"kernel_quantizer": depthwise_quantizer}),
     )
@@ -210,11 +211,11 @@ def QuantSeparableConv2D(
     return BinarySeparableConv(
         n_in,
         filters,
-        _two(kernel_size),
-        strides=_two(strides),
+        kernel_size,
+        strides=strides,
         padding=padding_name(padding),
         pad_value=pad_values,
-        dilation=_two(dilation_rate),
+        dilation=dilation_rate,
         depth_multiplier=depth_multiplier,
         input_quantizer=input_quantizer,
         depthwise_quantizer=depthwise_quantizer,
@@ -293,7 +294,7 @@ def QuantLocallyConnected1D(
     return BinaryLocallyConnected(
         n_in,
         filters,
-        size,
+        several("QuantLocallyConnected1D", "size", size, 1)[0],
         kernel_size,
         strides=strides,
         rngs=rngs,
@@ -303,7 +304,7 @@ def QuantLocallyConnected1D(
 
 def QuantLocallyConnected2D(
     n_in: int,
-    size: Sequence[int],
+    size: Sizes,
     filters: int,
     kernel_size: Sizes,
     strides: Sizes = 1,
@@ -317,7 +318,7 @@ def QuantLocallyConnected2D(
     return BinaryLocallyConnected(
         n_in,
         filters,
-        tuple(size),
+        several("QuantLocallyConnected2D", "size", size, 2),
         kernel_size,
         strides=strides,
         rngs=rngs,
@@ -328,7 +329,3 @@ def QuantLocallyConnected2D(
 def _defaults(layer: str, options: dict[str, Any]) -> dict[str, Any]:
     larqs = {"input_quantizer": None, "kernel_quantizer": None, "use_bias": True}
     return larqs | translate(layer, options)
-
-
-def _two(value: Sizes) -> Sequence[int]:
-    return value if isinstance(value, Sequence) else (value, value)

@@ -5,90 +5,104 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.learned import QUANTIZER_MODULES
+from binjax.layers.learned import QUANTIZER_MODULES, RSign, ScaledSign
 from binjax.ste import QUANTIZERS, Quantizer, Stochastic
 
 QuantizerLike = str | Mapping[str, Any] | Quantizer | Stochastic | None
 """A name, a table ``{"kind": name, **parameters}``, a function or NNX module, or None."""
 
 
-def resolve_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | Stochastic | None:
+def resolve_quantizer(
+    quantizer: QuantizerLike, n: int, name: str = "a quantizer"
+) -> Quantizer | Stochastic | None:
     """The quantizer that a name or table stands for; functions, modules and None pass through.
 
     Args:
         quantizer: see :data:`QuantizerLike`.
         n: channels along the last axis of what is quantized, for quantizers that have parameters
             per channel.
+        name: what a message calls it: the layer and the argument.
 
     Raises:
-        ValueError: unknown name or parameter, a parameter out of range.
-        TypeError: nothing that can be called.
+        ValueError: unknown name or parameter, a parameter out of range, a module made for another
+            number of channels.
+        TypeError: nothing that can be called on an array.
     """
     if isinstance(quantizer, str):
         quantizer = {"kind": quantizer}
-    if not isinstance(quantizer, Mapping):
-        if quantizer is not None and not isinstance(quantizer, Stochastic | Callable):
-            raise TypeError(
-                f"a quantizer is a name, a table, a function or module, or None; not {quantizer!r}"
-            )
-        return quantizer
+    if isinstance(quantizer, Mapping):
+        return _of_table(quantizer, n, name)
+    if isinstance(quantizer, type):
+        raise TypeError(f"{name} is the class {quantizer.__name__}; give an instance, or its name")
+    if quantizer is not None and not isinstance(quantizer, Stochastic | Callable):
+        raise TypeError(
+            f"{name} is a name, a table, a function or module, or None; not {quantizer!r}"
+        )
+    width = quantizer.n if isinstance(quantizer, RSign | ScaledSign) else None
+    if width not in (None, n):
+        raise ValueError(f"{name}: {name_of(quantizer)} is of {width} channels, wanted {n}")
+    return quantizer
+
+
+def _of_table(table: Mapping[str, Any], n: int, name: str) -> Quantizer | Stochastic:
     # Files cannot say None.
-    options = {key: None if value == "none" else value for key, value in quantizer.items()}
-    name = str(options.pop("kind", None))
-    if name in QUANTIZER_MODULES:
-        kind = QUANTIZER_MODULES[name]
-        _check_options(name, kind, options)
-        module: Quantizer = _made(name, functools.partial(kind, n, **options))
+    options = {key: None if value == "none" else value for key, value in table.items()}
+    kind = str(options.pop("kind", None))
+    known = {**QUANTIZERS, **QUANTIZER_MODULES}
+    if kind not in known:
+        raise ValueError(f"{name}: unknown quantizer {kind!r}; {_nearest(kind, known)}")
+    found = known[kind]
+    parameters = _parameters(found)
+    for key in options:
+        if key not in parameters:
+            hint = _nearest(key, parameters)
+            raise ValueError(f"{name}: quantizer {kind!r} has no parameter {key!r}; {hint}")
+    try:
+        return _with_options(found, n, options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: quantizer {kind!r}: {error}") from None
+
+
+def _with_options(found: Any, n: int, options: Mapping[str, Any]) -> Quantizer | Stochastic:
+    if isinstance(found, type):
+        module: Quantizer = found(n, **options)
         return module
-    if name not in QUANTIZERS:
-        known = [*QUANTIZERS, *QUANTIZER_MODULES]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"unknown quantizer {name!r}; {hint}")
-    found = QUANTIZERS[name]
     if not options:
-        return found
-    evaluation = found.evaluation if isinstance(found, Stochastic) else found
-    _check_options(name, found.training if isinstance(found, Stochastic) else found, options)
-    bound = functools.partial(evaluation, **options)
-    like = jax.ShapeDtypeStruct((2, n), jnp.float32)
-    _made(name, lambda: jax.eval_shape(bound, like))
+        quantizer: Quantizer | Stochastic = found
+        return quantizer
     if isinstance(found, Stochastic):
-        training = functools.partial(found.training, **options)
-        return Stochastic(training, bound, found.bits)
+        draw, after = (functools.partial(f, **options) for f in (found.training, found.evaluation))
+        return Stochastic(draw, after, found.bits)
+    bound = functools.partial(found, **options)
+    jax.eval_shape(bound, jax.ShapeDtypeStruct((2, n), jnp.float32))
     return bound
 
 
-def _check_options(name: str, quantizer: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    made = quantizer.__init__ if isinstance(quantizer, type) else quantizer  # type: ignore[misc]
-    parameters = inspect.signature(made).parameters
-    known = [key for key, p in parameters.items() if p.default is not inspect.Parameter.empty]
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise ValueError(f"quantizer {name!r} has no parameter {key!r}; {hint}")
+def _parameters(found: Any) -> list[str]:
+    function = found.training if isinstance(found, Stochastic) else found
+    function = vars(found)["__init__"] if isinstance(found, type) else function
+    return [p for p in inspect.signature(function).parameters if p not in ("self", "n", "key", "x")]
 
 
-def _made(name: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"quantizer {name!r}: {error}") from None
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
-def resolve_kernel_quantizer(quantizer: QuantizerLike, n: int) -> Quantizer | None:
+def resolve_kernel_quantizer(
+    quantizer: QuantizerLike, n: int, name: str = "a kernel quantizer"
+) -> Quantizer | None:
     """As :func:`resolve_quantizer`; kernels take deterministic quantizers only."""
-    found = resolve_quantizer(quantizer, n)
+    found = resolve_quantizer(quantizer, n, name)
     if isinstance(found, Stochastic):
-        raise ValueError("a kernel quantizer must be deterministic; stochastic ones are for inputs")
+        raise ValueError(f"{name} must be deterministic; stochastic ones are for inputs")
     return found
 
 
@@ -109,8 +123,6 @@ def quantize(
 
 def name_of(quantizer: Quantizer | Stochastic | None) -> str:
     """What a message calls a resolved quantizer."""
-    if isinstance(quantizer, Stochastic) and isinstance(quantizer.training, functools.partial):
-        quantizer = quantizer.training
     if isinstance(quantizer, functools.partial):
         given = ", ".join(f"{name}={value!r}" for name, value in quantizer.keywords.items())
         return f"{name_of(quantizer.func)}({given})"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from binjax.layers.activation import ACTIVATIONS, Activation
+from binjax.layers.arguments import channels
 from binjax.layers.binary import BinaryDense
 from binjax.layers.quantize import QuantizerLike
 from binjax.layers.recording import record, unwatched
@@ -47,10 +48,10 @@ class _BinaryCell(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        self.n_in, self.n_out = n_in, n_out
+        self.n_in, self.n_out, _ = channels(type(self).__name__, n_in, n_out)
         self.gate, self.activation = Activation(gate).name, Activation(activation).name
         shared = {"kernel_quantizer": kernel_quantizer, "rngs": rngs, **options}
-        n = self.count * n_out
+        n = self.count * self.n_out
         self.inputs = BinaryDense(n_in, n, input_quantizer=input_quantizer, use_bias=True, **shared)
         self.hidden = BinaryDense(n_out, n, input_quantizer=hidden_quantizer, **shared)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.ste.core import check_number
+from binjax.ste.arguments import number
 
 
 def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
@@ -23,9 +25,10 @@ def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
-def check_rate(rate: float) -> float:
+def check_rate(rate: float, name: str = "dropout rate") -> float:
     """``rate`` itself, if it is a dropout rate."""
-    check_number("dropout", "the rate", rate, lambda rate: 0 <= rate < 1, "in [0, 1)")
+    if not 0 <= float(number(name, rate, least=0)) < 1:
+        raise ValueError(f"{name} is {rate!r}, must be in [0, 1)")
     return rate
 
 
@@ -36,4 +39,6 @@ class Flatten(nnx.Module):
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
         """x: ``[n, ...]``."""
-        return x.reshape(x.shape[0], -1)
+        if x.ndim < 1:
+            raise ValueError("Flatten takes [n, ...] inputs, got a scalar")
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -11,6 +11,7 @@ from flax import nnx
 
 from binjax.layers.functional import apply, split
 from binjax.layers.recording import unwatched
+from binjax.ste.arguments import integer
 
 
 class Repeat(nnx.Module):
@@ -34,9 +35,7 @@ class Repeat(nnx.Module):
     """
 
     def __init__(self, count: int, build: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs):
-        if count < 1:
-            raise ValueError(f"Repeat: count is {count}, must be at least 1")
-        self.count = count
+        self.count = count = integer("Repeat: count", count)
         parts = [split(build(rngs)) for _ in range(count)]
         params, stats = (
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *(part[i] for part in parts))

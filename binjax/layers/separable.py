@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from flax import nnx
 
+from binjax.layers.arguments import check_padding, several
 from binjax.layers.binary import BinaryConv
-from binjax.layers.composed import check_padding_nd, several
 from binjax.layers.conv_nd import check_causal
 from binjax.layers.quantize import QuantizerLike
+from binjax.ste.arguments import integer
 from binjax.xnor.geometry import Padding
 
 
@@ -34,15 +35,15 @@ class BinaryDepthwiseConv(BinaryConv):
     def __init__(
         self,
         n_in: int,
-        kernel_size: Sequence[int] = (3, 3),
+        kernel_size: int | Sequence[int] = (3, 3),
         *,
         depth_multiplier: int = 1,
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        if depth_multiplier < 1:
-            raise ValueError(f"BinaryDepthwiseConv: depth_multiplier is {depth_multiplier}")
-        n_out = n_in * depth_multiplier
+        name = "BinaryDepthwiseConv"
+        n_in = integer(f"{name}: n_in", n_in)
+        n_out = n_in * integer(f"{name}: depth_multiplier", depth_multiplier)
         super().__init__(n_in, n_out, kernel_size, groups=n_in, rngs=rngs, **options)
 
 
@@ -67,12 +68,12 @@ class BinarySeparableConv(nnx.Module):
         self,
         n_in: int,
         n_out: int,
-        kernel_size: Sequence[int] = (3, 3),
+        kernel_size: int | Sequence[int] = (3, 3),
         *,
-        strides: Sequence[int] = (1, 1),
+        strides: int | Sequence[int] = (1, 1),
         padding: Padding = "SAME",
         pad_value: float = 0.0,
-        dilation: Sequence[int] = (1, 1),
+        dilation: int | Sequence[int] = (1, 1),
         depth_multiplier: int = 1,
         input_quantizer: QuantizerLike = "ste_sign",
         depthwise_quantizer: QuantizerLike = "ste_sign",
@@ -154,7 +155,7 @@ class BinarySeparableConv1D(BinarySeparableConv):
             check_causal(name, pad_value)
             border = ((0, 0), ((k - 1) * reach, 0))
         else:
-            along = check_padding_nd(name, padding, 1)
+            along = check_padding(name, padding, 1)
             border = along if isinstance(along, str) else ((0, 0), *along)
         super().__init__(
             n_in,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from binjax.layers.composed import ComposedLayer, check_padding_nd, several
+from binjax.layers.arguments import channels, check_padding, several
+from binjax.layers.composed import ComposedLayer
 
 
 class _Phases(NamedTuple):
@@ -40,12 +41,13 @@ class _Transposed(ComposedLayer):
         **options: Any,
     ):
         name = type(self).__name__
+        n_in, n_out, _ = channels(name, n_in, n_out)
         self.kernel_size = several(name, "kernel_size", kernel_size, self.axes)
         self.strides = several(name, "strides", strides, self.axes)
         self.dilation = several(name, "dilation", dilation, self.axes)
         if not isinstance(padding, str):
             raise ValueError(f'{name} padding is {padding!r}; choose "SAME" or "VALID"')
-        check_padding_nd(name, padding, self.axes)
+        check_padding(name, padding, self.axes)
         self.padding = padding
         self.output_padding: tuple[int, ...] | None = None
         if output_padding is not None:

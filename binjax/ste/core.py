@@ -6,13 +6,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
+
+from binjax.ste.arguments import number
 
 Autodiff = Literal["vjp", "jvp"]
 
@@ -86,7 +86,8 @@ def precision(quantizer: Quantizer | Stochastic | None) -> int | None:
     """Declared bits of a quantizer's values, 32 for None (no quantizer); None if undeclared."""
     if quantizer is None:
         return 32
-    given = quantizer.keywords if isinstance(quantizer, functools.partial) else {}
+    given = dict(quantizer.keywords) if isinstance(quantizer, functools.partial) else {}
+    given.pop("autodiff", None)
     inner = quantizer.func if isinstance(quantizer, functools.partial) else quantizer
     bits: int | Callable[..., int] | None = getattr(inner, "bits", None)
     return bits(**given) if callable(bits) else bits
@@ -190,13 +191,9 @@ def elementwise(
 
 
 def check_autodiff(autodiff: Autodiff) -> Autodiff:
-    """The rule itself, if there is one of that name; some quantizers have one for both.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if autodiff not in get_args(Autodiff):
-        raise ValueError(f'autodiff is "vjp" or "jvp", not {autodiff!r}')
+    """``autodiff`` itself, if it is one of the two."""
+    if autodiff not in ("vjp", "jvp"):
+        raise ValueError(f'autodiff is {autodiff!r}; choose "vjp" or "jvp"')
     return autodiff
 
 
@@ -212,37 +209,12 @@ def limit_of(name: str, clip_value: float | None) -> float:
     """The largest ``|x|`` whose gradient passes; infinity for None.
 
     Raises:
-        ValueError: a number below 0, or NaN.
+        ValueError: a number below 0, NaN, no number.
     """
-    if clip_value is None:
+    if clip_value is None or (isinstance(clip_value, float) and clip_value == math.inf):
         return math.inf
-    check_number(name, "clip_value", clip_value, lambda limit: limit >= 0, "0 or more, or None")
-    return clip_value
-
-
-def check_number(
-    name: str, what: str, value: Any, holds: Callable[[Any], bool], wanted: str
-) -> None:
-    """Refuse an argument that is no number, or one that does not hold; arrays pass.
-
-    Raises:
-        ValueError: by name, with what is wanted.
-    """
-    if isinstance(value, jax.Array | np.ndarray):  # perhaps traced
-        return
-    if not isinstance(value, Real) or not holds(value):
-        raise ValueError(f"{name}: {what} is {value!r}, must be {wanted}")
-
-
-def check_whole(name: str, what: str, value: Any, least: int, most: float = math.inf) -> None:
-    """Refuse an argument that is no integer, or none from ``least`` to ``most``.
-
-    Raises:
-        ValueError: by name, with what is wanted.
-    """
-    if not isinstance(value, Integral) or not least <= int(value) <= most:
-        wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
-        raise ValueError(f"{name}: {what} is {value!r}, must be an integer, {wanted}")
+    limit: float = number(f"{name}: clip_value", clip_value, least=0)
+    return limit
 
 
 def where_inside(inside: jax.Array, g: jax.Array) -> jax.Array:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from binjax.ste.arguments import integer, number
 from binjax.ste.core import (
     Autodiff,
     check_autodiff,
-    check_number,
-    check_whole,
     declare,
     elementwise,
     floating,
@@ -57,13 +55,10 @@ def ste_tern(
         clip_value: None passes every gradient.
 
     Raises:
-        ValueError: a negative threshold or clip_value.
+        ValueError: a negative clip_value, a threshold that is negative or not finite.
     """
     x = floating("ste_tern", x)
-    check_number(
-        "ste_tern", "threshold_value", threshold_value, lambda t: 0 <= t < math.inf, "0 or more"
-    )
-    threshold = jnp.asarray(threshold_value, x.dtype)
+    threshold = jnp.asarray(number("ste_tern: threshold_value", threshold_value, least=0), x.dtype)
     if ternary_weight_networks:
         wide = jnp.mean(jnp.abs(x), dtype=jnp.promote_types(x.dtype, jnp.float32))
         threshold = jax.lax.stop_gradient(0.7 * wide).astype(x.dtype)
@@ -71,15 +66,26 @@ def ste_tern(
     return _ste_tern(x, threshold, bound, autodiff=autodiff)
 
 
-def _to_levels(x: jax.Array, n: jax.Array) -> jax.Array:
-    levels = jnp.round(jnp.clip(x, 0, 1) * n)
-    # No level is above n. XLA multiplies by 1/n where it knows the divisor: an ulp off.
-    return levels / jnp.maximum(levels, n)
+def _to_levels(x: jax.Array, n: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
+    level = jnp.round(jnp.clip(x, 0, 1) * n)
+    return level * high + level * low
 
 
-_unit_levels = elementwise(
-    _to_levels, residual=lambda x, n: (sign(x) > 0) & (x <= 1), pullback=where_inside
+_to_unit_levels = elementwise(
+    _to_levels, residual=lambda x, *parts: (sign(x) > 0) & (x <= 1), pullback=where_inside
 )
+
+
+def _unit_levels(x: jax.Array, k_bit: int, *, autodiff: Autodiff) -> jax.Array:
+    """``round(clip(x, 0, 1) n)/n`` with ``n = 2^k - 1``, divided as exactly as a division would.
+
+    Compilers divide by a constant by multiplying with its reciprocal, rounded twice. Here 1/n is of
+    two parts; a level times the first has no rounding, so that none of the sum's can be left out.
+    """
+    n = 2.0**k_bit - 1
+    steps = 2.0 ** jnp.finfo(x.dtype).nmant  # type: ignore[no-untyped-call]
+    high = steps // n / steps
+    return _to_unit_levels(x, n, high, (1 - n * high) / n, autodiff=autodiff)
 
 
 def _k_bits(k_bit: int = 2, mode: Mode = "activations") -> int:
@@ -107,20 +113,19 @@ def dorefa(
         ValueError: ``k_bit`` out of range, unknown mode.
     """
     x = floating("dorefa", x)
-    check_whole("dorefa", "k_bit", k_bit, 1, _LARGEST_K)
+    k_bit = integer("dorefa: k_bit", k_bit, 1, _LARGEST_K)
     if mode not in ("activations", "weights"):
         raise ValueError(f'dorefa: mode is "activations" or "weights", not {mode!r}')
     if x.dtype.itemsize < 4:  # 2^k - 1 may be beyond a half precision number
         return dorefa(x.astype(jnp.float32), k_bit, mode, autodiff=autodiff).astype(x.dtype)
-    n = 2.0**k_bit - 1
     if mode == "activations":
-        return _unit_levels(x, n, autodiff=autodiff)
+        return _unit_levels(x, k_bit, autodiff=autodiff)
     bounded = jnp.tanh(x)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(bounded), initial=0))
     zero = largest == 0
     scaled = bounded / (2 * jnp.where(zero, jnp.ones_like(largest), largest)) + 0.5
     # Rounding may carry the largest weight past 1, where no gradient would pass.
-    value = 2 * _unit_levels(_inside_unit(scaled), n, autodiff=autodiff) - 1
+    value = 2 * _unit_levels(_inside_unit(scaled), k_bit, autodiff=autodiff) - 1
     # Where all are zero: zero, and still a gradient.
     return jnp.where(zero, value - jax.lax.stop_gradient(value), value)
 
@@ -136,11 +141,12 @@ def absmean_ternary(x: ArrayLike, eps: float = 1e-5, *, autodiff: Autodiff = "vj
     BitNet b1.58's weights (Ma et al. 2024, eqs. 1-3); halves round to even.
     """
     x = floating("absmean_ternary", x)
+    eps = number("absmean_ternary: eps", eps, least=0)
     check_autodiff(autodiff)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     gamma = jnp.mean(jnp.abs(wide))
     value = gamma * jnp.clip(jnp.round(wide / (gamma + eps)), -1, 1)
-    return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
+    return _straight(x, value)
 
 
 def _absmax_bits(
@@ -179,8 +185,9 @@ def absmax(
         ValueError: ``k_bit`` out of range, unknown ``per``.
     """
     x = floating("absmax", x)
+    k_bit = integer("absmax: k_bit", k_bit, 1 if positive else 2, _LARGEST_K)
+    eps = number("absmax: eps", eps)
     check_autodiff(autodiff)
-    check_whole("absmax", "k_bit", k_bit, 1 if positive else 2, _LARGEST_K)
     if per not in get_args(Per):
         raise ValueError(f"absmax: per is {per!r}; choose {', '.join(map(repr, get_args(Per)))}")
     n = 2.0**k_bit - 1 if positive else 2.0 ** (k_bit - 1) - 1
@@ -200,7 +207,7 @@ def absmax_int8(x: ArrayLike, eps: float = 1e-5, *, autodiff: Autodiff = "vjp") 
     """
     x = floating("absmax_int8", x)
     check_autodiff(autodiff)
-    return _up_to_the_largest(x, (x.ndim - 1,), 127.0, eps)
+    return _up_to_the_largest(x, (x.ndim - 1,), 127.0, number("absmax_int8: eps", eps))
 
 
 def _up_to_the_largest(x: jax.Array, axes: tuple[int, ...], n: float, eps: float) -> jax.Array:
@@ -208,4 +215,9 @@ def _up_to_the_largest(x: jax.Array, axes: tuple[int, ...], n: float, eps: float
     largest = jnp.max(jnp.abs(wide), axes, keepdims=True, initial=0)
     scale = n / jnp.maximum(largest, eps)
     value = jnp.clip(jnp.round(wide * scale), -n, n) / scale
-    return x + jax.lax.stop_gradient(value.astype(x.dtype) - x)
+    return _straight(x, value)
+
+
+def _straight(x: jax.Array, value: jax.Array) -> jax.Array:
+    """``value``, exactly, in x's dtype and with x's gradient."""
+    return jax.lax.stop_gradient(value.astype(x.dtype)) + (x - jax.lax.stop_gradient(x))

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from binjax.ste.arguments import integer, number
 from binjax.ste.core import (
     Autodiff,
     check_autodiff,
-    check_number,
-    check_whole,
     declare,
     elementwise,
     floating,
@@ -139,8 +138,7 @@ def bounded_sign(x: ArrayLike, bound: float = 3.0, *, autodiff: Autodiff = "vjp"
     Raises:
         ValueError: a bound that is not positive.
     """
-    check_number("bounded_sign", "bound", bound, _above_zero, "positive")
-    return _bounded(x, bound, autodiff=autodiff)
+    return _bounded(x, number("bounded_sign: bound", bound), autodiff=autodiff)
 
 
 @declare(bits=1)
@@ -158,8 +156,7 @@ def swish_sign(x: ArrayLike, beta: float = 5.0, *, autodiff: Autodiff = "vjp") -
     Raises:
         ValueError: a beta that is not positive.
     """
-    check_number("swish_sign", "beta", beta, _above_zero, "positive")
-    return _swish(x, beta, autodiff=autodiff)
+    return _swish(x, number("swish_sign: beta", beta), autodiff=autodiff)
 
 
 @declare(bits=1, signs=False)
@@ -188,9 +185,8 @@ def fourier(
     Raises:
         ValueError: fewer than one term, omega not positive.
     """
-    check_whole("fourier", "terms", terms, 1)
-    check_number("fourier", "omega", omega, _above_zero, "positive")
-    return _fourier(x, jnp.arange(terms), omega, autodiff=autodiff)
+    count = integer("fourier: terms", terms)
+    return _fourier(x, jnp.arange(count), number("fourier: omega", omega), autodiff=autodiff)
 
 
 @declare(bits=1)
@@ -202,6 +198,7 @@ def ede(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp")
         t, k: numbers; they may be traced. IR-Net anneals ``t = 0.1·100^(epoch/epochs)`` and
             ``k = max(1/t, 1)``, see :class:`binjax.layers.EDE`.
     """
+    t, k = number("ede: t", t, least=0), number("ede: k", k, least=0)
     return _ede(x, t, k, autodiff=autodiff)
 
 
@@ -213,6 +210,7 @@ def rbnn(x: ArrayLike, t: ArrayLike, k: ArrayLike, *, autodiff: Autodiff = "vjp"
         x: any shape.
         t, k: numbers; they may be traced, see :class:`binjax.layers.RBNN`.
     """
+    t, k = number("rbnn: t", t, least=0), number("rbnn: k", k, least=0)
     return _rbnn(x, t, k, autodiff=autodiff)
 
 
@@ -230,7 +228,8 @@ def progressive_sign(
             :class:`binjax.layers.ProgressiveSign`.
     """
     x = floating("progressive_sign", x)
-    return _progressive(x, jnp.asarray(temperature, x.dtype), autodiff=autodiff)
+    t = jnp.asarray(number("progressive_sign: temperature", temperature, least=0), x.dtype)
+    return _progressive(x, t, autodiff=autodiff)
 
 
 def hard_tanh(x: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Array:
@@ -279,12 +278,8 @@ def noop(x: ArrayLike, precision: int = 32, *, autodiff: Autodiff = "vjp") -> ja
     """Return x itself, counted as so many bits: no quantization.
 
     Raises:
-        ValueError: a precision below 1.
+        ValueError: a precision that is no integer above 0.
     """
-    check_whole("noop", "precision", precision, 1)
+    integer("noop: precision", precision)
     check_autodiff(autodiff)
     return jnp.asarray(x)
-
-
-def _above_zero(value: float) -> bool:
-    return 0 < value < math.inf

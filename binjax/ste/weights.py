@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from binjax.ste.arguments import number
 from binjax.ste.core import Autodiff, Factors, declare, floating, limit_of, straight_through
 from binjax.ste.signs import ede, hard_tanh, sign, ste_sign
 
@@ -138,7 +139,8 @@ def recu(x: ArrayLike, tau: ArrayLike, *, autodiff: Autodiff = "vjp") -> jax.Arr
     eqs. 9, 13). The paper raises tau from .85 to .99, see :class:`binjax.layers.ReCU`.
     """
     w = 2 * math.sqrt(2) * standardize(floating("recu", x))
-    bound = jax.lax.stop_gradient(-mean_magnitude(w) * jnp.log(2 - 2 * jnp.asarray(tau, w.dtype)))
+    share = jnp.asarray(number("recu: tau", tau), w.dtype)
+    bound = jax.lax.stop_gradient(-mean_magnitude(w) * jnp.log(2 - 2 * share))
     bound = jnp.broadcast_to(bound, w.shape)
     return ste_sign(jnp.clip(w, -bound, bound), None, autodiff=autodiff)
 

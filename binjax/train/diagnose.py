@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from binjax.layers import Sequential, capture
+from binjax.layers.recording import Recorded
 from binjax.train.state import TrainState
 from binjax.train.task import Task
 
@@ -25,15 +27,19 @@ def find_bad_layer(task: Task, state: TrainState, images: np.ndarray, labels: np
     for name, leaf in _leaves(state.params) + _leaves(state.stats):
         if not np.all(np.isfinite(leaf)):
             return f"{name} is not finite"
-    model = nnx.merge(task.graphdef, state.params, state.stats)
-    recorded = capture(model, task.preprocess(jnp.asarray(images)))
-    order = _order(model)
+
+    @jax.jit  # where values are there, layers refuse what is to be found
+    def record(params: Any, stats: Any, images: jax.Array) -> Recorded:
+        return capture(nnx.merge(task.graphdef, params, stats), task.preprocess(images))
+
+    recorded = record(state.params, state.stats, jnp.asarray(images))
+    order = _order(nnx.merge(task.graphdef, state.params, state.stats))
     for layer in sorted(recorded, key=order):
         for values in recorded[layer].values():
             if not np.all(np.isfinite(values)):
                 return f"the output of layer {layer} is not finite"
     state = state._replace(step=state.failed_step)
-    (loss, _), gradients = task.gradient(state, jnp.asarray(images), jnp.asarray(labels))
+    (loss, _), gradients = jax.jit(task.gradient)(state, jnp.asarray(images), jnp.asarray(labels))
     if not np.isfinite(loss):
         return "the loss itself is not finite"
     for name, leaf in sorted(_leaves(gradients), key=lambda item: order(item[0]), reverse=True):

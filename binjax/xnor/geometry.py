@@ -113,8 +113,8 @@ def pads(
     found = [integers(axis) for axis in padding] if isinstance(padding, Sequence) else []
     if [len(axis) for axis in found] != [2, 2] or min(p for axis in found for p in axis) < 0:
         raise ValueError(
-            f'padding is {padding!r}; choose "SAME", "VALID" or, none negative, ((top, bottom), '
-            "(left, right))"
+            f"padding is {padding}; explicit padding is ((top, bottom), (left, right)), none "
+            "negative"
         )
     (top, bottom), (left, right) = found
     return (top, bottom), (left, right)
@@ -130,16 +130,6 @@ def pair(name: str, value: Sequence[int]) -> Pair:
     if len(found) != 2 or min(found) < 1:
         raise ValueError(f"{name} is {value}; expected two positive integers")
     return found[0], found[1]
-
-
-def check_size(name: str, value: int) -> None:
-    """Refuse what is no positive integer.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if min(integers((value,)), default=0) < 1:
-        raise ValueError(f"{name} is {value!r}, must be an integer of at least 1")
 
 
 def integers(values: object) -> tuple[int, ...]:
