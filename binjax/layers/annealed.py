@@ -50,7 +50,9 @@ class _Annealed(nnx.Module):
 
     bits = 1
 
-    def __init__(self, n: int, *, t_min: float, t_max: float, autodiff: Autodiff):
+    def __init__(
+        self, n: int, *, t_min: float = 0.1, t_max: float = 10.0, autodiff: Autodiff = "vjp"
+    ):
         del n
         self.autodiff = check_autodiff(autodiff)
         name = type(self).__name__
@@ -72,16 +74,6 @@ class EDE(_Annealed):
     Qin et al. 2020, eqs. 14-15.
     """
 
-    def __init__(
-        self,
-        n: int,
-        *,
-        t_min: float = 0.1,
-        t_max: float = 10.0,
-        autodiff: Autodiff = "vjp",
-    ):
-        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
-
     def __call__(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> jax.Array:
         """±1 of x's shape and dtype."""
         t, k = (value.astype(x.dtype) for value in self.sharpness())
@@ -95,12 +87,7 @@ class RBNN(_Annealed):
     """
 
     def __init__(
-        self,
-        n: int,
-        *,
-        t_min: float = 0.01,
-        t_max: float = 10.0,
-        autodiff: Autodiff = "vjp",
+        self, n: int, *, t_min: float = 0.01, t_max: float = 10.0, autodiff: Autodiff = "vjp"
     ):
         super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
@@ -112,16 +99,6 @@ class RBNN(_Annealed):
 
 class LibraPB(_Annealed):
     """IR-Net's weights: :func:`binjax.ste.libra_pb`, annealed as :class:`EDE`."""
-
-    def __init__(
-        self,
-        n: int,
-        *,
-        t_min: float = 0.1,
-        t_max: float = 10.0,
-        autodiff: Autodiff = "vjp",
-    ):
-        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
     def factors(self, x: jax.Array, *, autodiff: Autodiff | None = None) -> Factors:
         """Signs of x's shape and the scale ``[n_out]``."""
@@ -144,16 +121,6 @@ class AdaBinWeights(_Annealed):
     """AdaBin's weights: :func:`binjax.ste.adabin_weights`, annealed as :class:`EDE`."""
 
     signs = False
-
-    def __init__(
-        self,
-        n: int,
-        *,
-        t_min: float = 0.1,
-        t_max: float = 10.0,
-        autodiff: Autodiff = "vjp",
-    ):
-        super().__init__(n, t_min=t_min, t_max=t_max, autodiff=autodiff)
 
     def sign_input(self, x: jax.Array) -> jax.Array:
         """X less its channel's mean."""

@@ -87,7 +87,7 @@ def _with_options(found: Any, n: int, options: Mapping[str, Any]) -> Quantizer |
 
 def _parameters(found: Any) -> list[str]:
     function = found.training if isinstance(found, Stochastic) else found
-    function = vars(found)["__init__"] if isinstance(found, type) else function
+    function = found.__init__ if isinstance(found, type) else function  # type: ignore[misc]
     return [p for p in inspect.signature(function).parameters if p not in ("self", "n", "key", "x")]
 
 
