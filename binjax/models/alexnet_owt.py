@@ -46,7 +46,8 @@ def alexnet_binary(
     A 3x3 max-pool of stride 2 stands behind convolutions 1, 2 and 5, a norm behind every layer. On
     224x224x3 images and 1000 classes: 77,196,920 parameters (itayhubara/BinaryNet.pytorch
     ``alexnet_binary.py``, whose last norm has 1000 channels for any number of classes: ours has
-    as many as there are).
+    as many as there are). Kernels have ``ste_sign``; upstream's latent weights are not clipped and
+    get every gradient.
 
     Args:
         input_shape: (height, width, channels).

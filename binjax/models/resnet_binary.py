@@ -114,7 +114,8 @@ def resnet_binary(
     Upstream's ImageNet networks stop in a debugger, and name norms and activations that are not
     there. Here they end as its CIFAR networks do (norm, hard tanh, dense, norm behind the average),
     bottlenecks put their third norm behind the sum, and the first norm's activation is the hard
-    tanh that upstream calls by another name.
+    tanh that upstream calls by another name. Kernels have ``ste_sign``; upstream's latent weights
+    are not clipped and get every gradient (``models/binarized_modules.py``).
 
     Args:
         input_shape: (height, width, channels).

@@ -35,7 +35,8 @@ def vgg_cifar10_binary(
     All kernels are binary, all layers have biases, the norm behind the last has no parameters.
     The order is convolution, max-pool, norm, sign. On 32x32x3 images and 10 classes: 36,461,450
     parameters (itayhubara/BinaryNet.pytorch ``vgg_cifar10_binary.py``, whose hard tanh and
-    unsaturated sign are ``ste_sign`` together; its log-softmax belongs to the loss).
+    unsaturated sign are ``ste_sign`` together; its log-softmax belongs to the loss). Its latent
+    weights are not clipped and get every gradient; here kernels have ``ste_sign`` too.
 
     Args:
         input_shape: (height, width, channels).
